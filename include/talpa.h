@@ -1,0 +1,14 @@
+/* talpa: fine-tuning and running language models with mixtures of LoRA experts through OpenCL. This header includes all others. */
+#ifndef TALPA_H
+#define TALPA_H
+
+#include "talpa/adapter.h"
+#include "talpa/device.h"
+#include "talpa/log.h"
+#include "talpa/model.h"
+#include "talpa/ops.h"
+#include "talpa/status.h"
+#include "talpa/train.h"
+#include "talpa/types.h"
+
+#endif

@@ -1,0 +1,57 @@
+/* Models: opened from a file, or built in. */
+#ifndef TALPA_MODEL_H
+#define TALPA_MODEL_H
+
+#include "talpa/status.h"
+#include "talpa/types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** An open model: configuration, tokenizer and weights (a mapped file, or generated). Read-only; nothing is on a device yet. */
+struct talpa_model;
+
+/** What a model is. Strings are borrowed from the model. */
+struct talpa_model_info {
+    const char *architecture;      /**< "llama" */
+    const char *name;              /**< general.name of the file, or the built-in's name */
+    const char *path;              /**< as given */
+    int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size, context_length;
+    double rope_theta, rms_norm_eps;
+    bool tied_embeddings;          /**< the output projection is the embedding table */
+    int64_t n_parameters;
+    size_t weight_bytes;           /**< of all tensors as stored */
+    uint64_t digest;               /**< XXH3-64 of names, types, shapes and bytes of all tensors: what adapters are tied to */
+};
+
+/** Opens `path`: a GGUF file (architecture llama), or "random:tiny", a built-in two-layer model with counter-based random weights and a byte
+ *  tokenizer. Every required tensor must be there with the right shape, and none that the architecture does not know.
+ *  The caller owns *out. TALPA_E_NO_INPUT if the file cannot be read, TALPA_E_DATA (file, field, found, expected) if it is refused. */
+enum talpa_status talpa_model_open(struct talpa_model **out, const char *path);
+/** NULL is allowed. */
+void talpa_model_close(struct talpa_model *model);
+/** The digest reads all weights once, when asked for first. */
+enum talpa_status talpa_model_info(struct talpa_model_info *info, struct talpa_model *model);
+
+/** Token ids of a text; special tokens' texts become those tokens if parse_special. No BOS or EOS is added. *ids is freed with free(). */
+enum talpa_status talpa_model_tokenize(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes, bool parse_special);
+/** Bytes of one token (borrowed), *n_bytes of them; NULL and 0 outside the vocabulary. */
+const char *talpa_model_piece(size_t *n_bytes, const struct talpa_model *model, int32_t id);
+
+/** Tensors of the model, for listings. Names are those of the file. */
+struct talpa_tensor_info {
+    const char *name;
+    enum talpa_dtype dtype;
+    struct talpa_shape shape; /**< outermost first */
+    size_t n_bytes;
+};
+size_t talpa_model_n_tensors(const struct talpa_model *model);
+struct talpa_tensor_info talpa_model_tensor(const struct talpa_model *model, size_t i);
+/** "f32", "q4_1", ... */
+const char *talpa_dtype_name(enum talpa_dtype dtype);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
