@@ -1,0 +1,28 @@
+/* Files that appear under their name only when complete: written beside it, synced, renamed. */
+#ifndef TP_ATOMIC_FILE_H
+#define TP_ATOMIC_FILE_H
+
+#include <stddef.h>
+
+#include "talpa/status.h"
+
+/** A file being written. Owned by the caller until tp_atomic_file_commit or tp_atomic_file_discard. */
+struct tp_atomic_file;
+
+/** Creates a temporary file in the folder of `path`. TALPA_E_CREATE if that fails; nothing at `path` changes yet. */
+enum talpa_status tp_atomic_file_create(struct tp_atomic_file **out, const char *path);
+
+/** Appends bytes, unbuffered. TALPA_E_IO if not all could be written (disk full); the caller then discards. */
+enum talpa_status tp_atomic_file_write(struct tp_atomic_file *file, const void *bytes, size_t n_bytes);
+
+/** Syncs the file, renames it to its final name (replacing an old file), syncs the folder. Ends `file` in every case; on failure
+ *  (TALPA_E_IO, or TALPA_E_CREATE for the rename) the temporary file is removed. */
+enum talpa_status tp_atomic_file_commit(struct tp_atomic_file *file);
+
+/** Removes the temporary file and ends `file`; keeps the error record. NULL is allowed. */
+void tp_atomic_file_discard(struct tp_atomic_file *file);
+
+/** All of the above for bytes at hand. */
+enum talpa_status tp_atomic_file_save(const char *path, const void *bytes, size_t n_bytes);
+
+#endif

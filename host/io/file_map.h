@@ -1,0 +1,23 @@
+/* Whole files mapped read-only. */
+#ifndef TP_FILE_MAP_H
+#define TP_FILE_MAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "talpa/status.h"
+
+/** A mapped file; its owner ends it with tp_file_map_close. `bytes` is page-aligned, never NULL for an open map (an empty file has
+ *  n_bytes 0). The file must not be shortened meanwhile: the system then ends the process on access. */
+struct tp_file_map {
+    const uint8_t *bytes;
+    size_t n_bytes;
+};
+
+/** Maps the regular file at `path`. TALPA_E_NO_INPUT if it is missing, unreadable or no regular file. */
+enum talpa_status tp_file_map_open(struct tp_file_map *out, const char *path);
+
+/** Unmaps; a zero-initialised or closed map is allowed. */
+void tp_file_map_close(struct tp_file_map *map);
+
+#endif
