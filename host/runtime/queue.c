@@ -1,0 +1,219 @@
+#include "opencl.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+
+/* Events are collected in batches: a long profiled run keeps few of them alive. */
+enum { MAX_PENDING = 1024 };
+
+struct tp_kernel_arg tp_kernel_arg_buffer(struct tp_buffer *buffer)
+{
+    return (struct tp_kernel_arg){.type = TP_KERNEL_ARG_BUFFER, .value.buffer = buffer};
+}
+
+static struct tp_kernel_arg bytes_arg(const void *source, uint32_t n_bytes)
+{
+    struct tp_kernel_arg arg = {.type = TP_KERNEL_ARG_BYTES, .n_bytes = n_bytes};
+    memcpy(arg.value.bytes, source, n_bytes);
+    return arg;
+}
+
+struct tp_kernel_arg tp_kernel_arg_u32(uint32_t value) { return bytes_arg(&value, sizeof value); }
+struct tp_kernel_arg tp_kernel_arg_i32(int32_t value) { return bytes_arg(&value, sizeof value); }
+struct tp_kernel_arg tp_kernel_arg_u64(uint64_t value) { return bytes_arg(&value, sizeof value); }
+struct tp_kernel_arg tp_kernel_arg_f32(float value) { return bytes_arg(&value, sizeof value); }
+
+struct tp_kernel_arg tp_kernel_arg_local(size_t n_bytes)
+{
+    return (struct tp_kernel_arg){.type = TP_KERNEL_ARG_LOCAL, .value.local_bytes = n_bytes};
+}
+
+static enum talpa_status fail_launch(const struct tp_kernel *kernel, const char *label, int code, const char *what)
+{
+    return tp_fail_opencl(TALPA_E_DEVICE, code, NULL, "%s%skernel %s of %s on device %s: %s: %s (%d)", label && *label ? label : "",
+                          label && *label ? ": " : "", kernel->name, kernel->program->path, kernel->device->caps.name, what,
+                          tp_opencl_error_name(code), code);
+}
+
+static enum talpa_status set_args(const struct tp_kernel *kernel, const struct tp_kernel_arg *args, size_t n_args, const char *label)
+{
+    const char *name = label && *label ? label : "launch";
+    if (n_args != kernel->n_args)
+        return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s of %s takes %" PRIu32 " arguments, %zu were given", name, kernel->name,
+                       kernel->program->path, (uint32_t)kernel->n_args, n_args);
+    for (size_t i = 0; i < n_args; ++i) {
+        const struct tp_kernel_arg *arg = &args[i];
+        cl_int code = CL_INVALID_ARG_VALUE;
+        switch (arg->type) {
+        case TP_KERNEL_ARG_BUFFER: {
+            const struct tp_buffer *buffer = arg->value.buffer;
+            const cl_mem handle = buffer ? buffer->handle : NULL;
+            code = clSetKernelArg(kernel->handle, (cl_uint)i, sizeof handle, &handle);
+            break;
+        }
+        case TP_KERNEL_ARG_BYTES:
+            if (arg->n_bytes > 0 && arg->n_bytes <= sizeof arg->value.bytes)
+                code = clSetKernelArg(kernel->handle, (cl_uint)i, arg->n_bytes, arg->value.bytes);
+            break;
+        case TP_KERNEL_ARG_LOCAL:
+            code = clSetKernelArg(kernel->handle, (cl_uint)i, arg->value.local_bytes, NULL);
+            break;
+        }
+        if (code != CL_SUCCESS)
+            return tp_fail_opencl(TALPA_E_INTERNAL, code, NULL, "%s: kernel %s of %s refuses argument %zu: %s (%d)", name, kernel->name,
+                                  kernel->program->path, i, tp_opencl_error_name(code), code);
+    }
+    return TALPA_OK;
+}
+
+enum talpa_status tp_queue_launch_piece(struct tp_device *device, const struct tp_kernel *kernel, const struct tp_kernel_arg *args,
+                                        size_t n_args, const size_t offset[3], const size_t global[3], const size_t local[3],
+                                        const char *label)
+{
+    const char *name = label && *label ? label : "launch";
+    if (kernel->device != device)
+        return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s was built for another device", name, kernel->name);
+    const bool has_local = local && (local[0] || local[1] || local[2]);
+    for (int i = 0; i < 3; ++i) {
+        if (global[i] == 0 || (has_local && (local[i] == 0 || global[i] % local[i] != 0)))
+            return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s: dimension %d has %zu work-items in groups of %zu", name, kernel->name, i,
+                           global[i], has_local ? local[i] : 0);
+    }
+    TP_TRY(set_args(kernel, args, n_args, label));
+    if (tp_opencl_fault(device, TP_FAULT_LAUNCH)) return fail_launch(kernel, label, CL_OUT_OF_RESOURCES, "launch failed");
+
+    const cl_uint n_dims = global[2] > 1 || (offset && offset[2]) ? 3 : global[1] > 1 || (offset && offset[1]) ? 2 : 1;
+    cl_event event = NULL;
+    const cl_int code = clEnqueueNDRangeKernel(device->queue, kernel->handle, n_dims, offset, global, has_local ? local : NULL, 0, NULL,
+                                               device->is_profiling ? &event : NULL);
+    if (code != CL_SUCCESS) return fail_launch(kernel, label, code, "launch failed");
+    if (!device->is_profiling) return TALPA_OK;
+    return tp_queue_record(device, label, kernel->program->path, kernel->name, event);
+}
+
+enum talpa_status tp_queue_launch(struct tp_device *device, const struct tp_kernel *kernel, const struct tp_kernel_arg *args, size_t n_args,
+                                  const size_t global[3], const size_t local[3], const char *label)
+{
+    return tp_queue_launch_piece(device, kernel, args, n_args, NULL, global, local, label);
+}
+
+/* Waits for the pending events and takes their times. All events are released, also on failure; the first failure is reported. */
+static enum talpa_status collect(struct tp_device *device)
+{
+    struct tp_profile *profile = &device->profile;
+    enum talpa_status status = TALPA_OK;
+    for (size_t i = profile->n - profile->n_pending; i < profile->n; ++i) {
+        struct tp_launch_record *record = &profile->records[i];
+        cl_event *event = &profile->events[i];
+        cl_int state = CL_COMPLETE;
+        cl_int code = clWaitForEvents(1, event);
+        if (clGetEventInfo(*event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof state, &state, NULL) == CL_SUCCESS && state < 0) code = state;
+        cl_ulong queued = 0, start = 0, end = 0;
+        if (code == CL_SUCCESS) code = clGetEventProfilingInfo(*event, CL_PROFILING_COMMAND_QUEUED, sizeof queued, &queued, NULL);
+        if (code == CL_SUCCESS) code = clGetEventProfilingInfo(*event, CL_PROFILING_COMMAND_START, sizeof start, &start, NULL);
+        if (code == CL_SUCCESS) code = clGetEventProfilingInfo(*event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL);
+        record->queued_ns = queued;
+        record->start_ns = start;
+        record->end_ns = end;
+        clReleaseEvent(*event);
+        *event = NULL;
+        if (code != CL_SUCCESS && status == TALPA_OK)
+            status = tp_fail_opencl(TALPA_E_DEVICE, code, NULL, "%s: kernel %s of %s on device %s failed while running: %s (%d)",
+                                    record->label[0] ? record->label : "launch", record->kernel_name, record->kernel_path,
+                                    device->caps.name, tp_opencl_error_name(code), code);
+    }
+    profile->n_pending = 0;
+    return status;
+}
+
+static char *copy_text(const char *text)
+{
+    const size_t n_bytes = strlen(text) + 1;
+    char *copy = malloc(n_bytes);
+    if (copy) memcpy(copy, text, n_bytes);
+    return copy;
+}
+
+static enum talpa_status make_room(struct tp_profile *profile)
+{
+    if (profile->n < profile->n_room) return TALPA_OK;
+    const size_t n_room = profile->n_room ? 2 * profile->n_room : 256;
+    struct tp_launch_record *records = realloc(profile->records, n_room * sizeof *records);
+    if (records) profile->records = records;
+    cl_event *events = realloc(profile->events, n_room * sizeof *events);
+    if (events) profile->events = events;
+    if (!records || !events) return tp_fail_memory("launch records", n_room * (sizeof *records + sizeof *events));
+    profile->n_room = n_room;
+    return TALPA_OK;
+}
+
+enum talpa_status tp_queue_record(struct tp_device *device, const char *label, const char *kernel_path, const char *kernel_name,
+                                  cl_event event)
+{
+    struct tp_profile *profile = &device->profile;
+    enum talpa_status status = make_room(profile);
+    char *text = status == TALPA_OK ? copy_text(label ? label : "") : NULL;
+    if (!text) {
+        clReleaseEvent(event);
+        return status == TALPA_OK ? tp_fail_memory("launch label", 1) : status;
+    }
+    profile->records[profile->n] = (struct tp_launch_record){.label = text, .kernel_path = kernel_path, .kernel_name = kernel_name};
+    profile->events[profile->n] = event;
+    ++profile->n;
+    ++profile->n_pending;
+    return profile->n_pending < MAX_PENDING ? TALPA_OK : collect(device);
+}
+
+static void forget_records(struct tp_profile *profile)
+{
+    for (size_t i = 0; i < profile->n; ++i) {
+        free((char *)(uintptr_t)profile->records[i].label);
+        if (i >= profile->n - profile->n_pending) clReleaseEvent(profile->events[i]);
+    }
+    profile->n = profile->n_pending = 0;
+}
+
+void tp_queue_free_profile(struct tp_device *device)
+{
+    forget_records(&device->profile);
+    free(device->profile.records);
+    free(device->profile.events);
+    device->profile = (struct tp_profile){0};
+}
+
+enum talpa_status tp_queue_flush(struct tp_device *device)
+{
+    const cl_int code = clFlush(device->queue);
+    if (code == CL_SUCCESS) return TALPA_OK;
+    return tp_fail_opencl(TALPA_E_DEVICE, code, NULL, "device %s: starting the queue failed: %s (%d)", device->caps.name,
+                          tp_opencl_error_name(code), code);
+}
+
+enum talpa_status tp_queue_finish(struct tp_device *device)
+{
+    const cl_int code = clFinish(device->queue);
+    /* The events know which launch it was, so they are asked first. */
+    TP_TRY(collect(device));
+    if (code == CL_SUCCESS) return TALPA_OK;
+    return tp_fail_opencl(TALPA_E_DEVICE, code, NULL, "device %s: waiting for the queue failed: %s (%d)", device->caps.name,
+                          tp_opencl_error_name(code), code);
+}
+
+enum talpa_status tp_queue_profile(struct tp_device *device, const struct tp_launch_record **records, size_t *n)
+{
+    TP_TRY(tp_queue_finish(device));
+    *records = device->profile.records;
+    *n = device->profile.n;
+    return TALPA_OK;
+}
+
+enum talpa_status tp_queue_profile_reset(struct tp_device *device)
+{
+    const enum talpa_status status = tp_queue_finish(device);
+    forget_records(&device->profile);
+    return status;
+}
