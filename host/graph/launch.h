@@ -1,0 +1,119 @@
+/* Plain launch records: what `lower` writes and the executor enqueues. No OpenCL type, no pointer to device memory. */
+#ifndef TP_LAUNCH_H
+#define TP_LAUNCH_H
+
+#include "graph/graph.h"
+#include "graph/layout.h"
+#include "talpa/device.h"
+
+enum { TP_MAX_ARGS = 24, TP_MAX_SCRATCH = 8, TP_LAUNCH_OPTIONS_BYTES = 192 };
+
+enum tp_arg_kind { TP_ARG_VALUE, TP_ARG_SCRATCH, TP_ARG_STEP, TP_ARG_BYTES, TP_ARG_LOCAL };
+
+struct tp_arg {
+    enum tp_arg_kind kind;
+    talpa_value value;        /* TP_ARG_VALUE */
+    enum tp_layout layout; /* TP_ARG_VALUE */
+    int32_t part;          /* TP_ARG_VALUE: part of a split storage, 0 otherwise */
+    int32_t scratch;       /* TP_ARG_SCRATCH: number within the node */
+    bool writes;           /* the kernel writes it */
+    uint32_t n_bytes;      /* TP_ARG_BYTES, TP_ARG_LOCAL */
+    uint8_t bytes[8];      /* TP_ARG_BYTES */
+};
+
+/** The work-groups of a launch are independent of each other, so the executor may split dimension 0 with a global offset to bound its
+ *  time: kernels take their group number from tp_group_id() (kernels/common/base.clh), never from get_group_id(). */
+struct tp_launch {
+    const char *source; /* path below kernels/, static string ("cpu/matmul.cl") */
+    const char *kernel; /* function name, static string */
+    char options[TP_LAUNCH_OPTIONS_BYTES];
+    struct tp_arg args[TP_MAX_ARGS];
+    int n_args;
+    size_t global[3], local[3];
+    double flops, bytes; /* estimate at the bound, for profiles and for splitting */
+    int32_t node;        /* node of the graph; -1 for a layout conversion */
+    const char *scope;   /* borrowed from the node */
+    /* A library call instead of a kernel (CLBlast tier): out (+)= a b with explicit strides; args are a, b, out. */
+    bool is_blas;
+    /* A plain copy of copy_bytes from args[0] to args[1] at offset copy_offset (concat inputs that could not be placed). */
+    bool is_copy;
+    size_t copy_bytes, copy_offset;
+    struct {
+        bool transpose_a, transpose_b, accumulate;
+        int64_t m, n, k, lda, ldb, ldc, offset_a, offset_b, offset_c; /* offsets in elements */
+        enum tp_step_word m_rows, k_rows; /* run-time size of m or k, TP_STEP_NONE = exact */
+    } blas;
+};
+
+enum tp_dispatch { TP_DISPATCH_DENSE, TP_DISPATCH_SPARSE };
+enum tp_base_dtype { TP_BASE_AUTO, TP_BASE_NATIVE, TP_BASE_BF16, TP_BASE_F32 };
+
+/** Choices that lowering may depend on besides shapes, attributes and capabilities. */
+struct tp_plan_options {
+    char tier[16];               /* forced tier ("generic", "cpu", "clblast"), "" = best that applies */
+    enum tp_dispatch dispatch;   /* expert products: dense or sparse */
+    enum tp_base_dtype base_dtype; /* frozen weights: as in the file, or converted */
+    size_t guard_bytes;          /* unused bytes kept after each value (tests), a multiple of 1024 or 0 */
+};
+
+/** What an op's `lower` works on: reads the node, appends launches. */
+struct tp_lower {
+    const struct talpa_graph *graph;
+    const struct tp_node *node;
+    int32_t node_index;
+    const struct talpa_device_caps *caps;
+    const struct tp_plan_options *options;
+    const enum tp_layout *in_layout;  /* chosen for each input */
+    const enum tp_layout *out_layout; /* chosen for each output */
+    struct tp_launch_list *list;
+    size_t scratch_bytes[TP_MAX_SCRATCH];
+    int n_scratch;
+};
+
+/** Growing list of launches, owned by the plan. */
+struct tp_launch_list {
+    struct tp_launch *item;
+    int n, capacity;
+};
+
+/** A tensor operand as seen by code that several ops share (the GEMM emitter): an input, an output or scratch of the present node. */
+struct tp_operand {
+    enum { TP_OPERAND_IN, TP_OPERAND_OUT, TP_OPERAND_SCRATCH } kind;
+    int index;
+};
+static inline struct tp_operand tp_in(int i) { return (struct tp_operand){TP_OPERAND_IN, i}; }
+static inline struct tp_operand tp_out(int i) { return (struct tp_operand){TP_OPERAND_OUT, i}; }
+static inline struct tp_operand tp_scratch(int i) { return (struct tp_operand){TP_OPERAND_SCRATCH, i}; }
+
+const struct tp_type *tp_lower_in(const struct tp_lower *lower, int i);
+const struct tp_type *tp_lower_out(const struct tp_lower *lower, int i);
+bool tp_lower_has_in(const struct tp_lower *lower, int i); /* optional input given? */
+
+/** Reserves device scratch for this node, alive while its launches run; returns its number. */
+int tp_lower_scratch(struct tp_lower *lower, size_t n_bytes);
+
+/** Parts that the storage of input i is split into on this device (1 almost always) and the unit range of one part
+ *  (units: rows, or panels of 32; see tp_layout_units). A launch passes one part; the op emits one launch per part. */
+int tp_lower_n_parts(const struct tp_lower *lower, int i);
+void tp_lower_part(const struct tp_lower *lower, int i, int part, int64_t *first_unit, int64_t *n_units);
+
+/** Appends a launch; NULL if out of memory (then every tp_launch_* call below does nothing and lowering fails at its end).
+ *  The pointer is valid until the next launch is appended. */
+struct tp_launch *tp_lower_launch(struct tp_lower *lower, const char *source, const char *kernel);
+void tp_launch_option(struct tp_launch *launch, const char *format, ...) __attribute__((format(printf, 2, 3))); /* " -DNAME=%d" */
+/** Arguments in kernel order. */
+void tp_launch_read(struct tp_lower *lower, struct tp_launch *launch, struct tp_operand operand);
+void tp_launch_read_part(struct tp_lower *lower, struct tp_launch *launch, struct tp_operand operand, int part);
+void tp_launch_write(struct tp_lower *lower, struct tp_launch *launch, struct tp_operand operand); /* also for read-and-write */
+void tp_launch_step(struct tp_launch *launch);
+void tp_launch_u32(struct tp_launch *launch, uint32_t value);
+void tp_launch_f32(struct tp_launch *launch, float value);
+void tp_launch_local(struct tp_launch *launch, size_t n_bytes);
+/** Two u32 arguments: the row symbol and the bound of dimension 0; kernels turn them into the run-time size with
+ *  tp_rows(step, symbol, bound) of kernels/common/step.clh. */
+void tp_launch_rows(struct tp_launch *launch, const struct tp_type *type);
+/** Number of work-groups per dimension and their size; unused dimensions are 1. */
+void tp_launch_groups(struct tp_launch *launch, size_t gx, size_t gy, size_t gz, size_t lx, size_t ly, size_t lz);
+void tp_launch_cost(struct tp_launch *launch, double flops, double bytes);
+
+#endif

@@ -1,0 +1,46 @@
+#include "layout.h"
+
+#include "base/dtype.h"
+
+static int64_t panels(int64_t n) { return (n + TP_PANEL - 1) / TP_PANEL; }
+
+static size_t panel_element_bytes(enum tp_layout layout)
+{
+    return layout == TP_LAYOUT_PANEL_BF16 || layout == TP_LAYOUT_PANEL_T_BF16 ? 2 : 4;
+}
+
+static bool is_transposed(enum tp_layout layout) { return layout == TP_LAYOUT_PANEL_T_F32 || layout == TP_LAYOUT_PANEL_T_BF16; }
+
+const char *tp_layout_name(enum tp_layout layout)
+{
+    static const char *const names[TP_N_LAYOUTS] = {
+        [TP_LAYOUT_ROW] = "row",
+        [TP_LAYOUT_PANEL_F32] = "panel_f32",
+        [TP_LAYOUT_PANEL_BF16] = "panel_bf16",
+        [TP_LAYOUT_PANEL_T_F32] = "panel_t_f32",
+        [TP_LAYOUT_PANEL_T_BF16] = "panel_t_bf16",
+    };
+    return names[layout];
+}
+
+int64_t tp_layout_units(const struct tp_type *type, enum tp_layout layout)
+{
+    if (layout == TP_LAYOUT_ROW) return type->shape.rank == 1 ? type->shape.dim[0] / tp_dtype_block(type->dtype) : type->shape.dim[0];
+    return panels(type->shape.dim[is_transposed(layout) ? 1 : 0]);
+}
+
+size_t tp_layout_unit_bytes(const struct tp_type *type, enum tp_layout layout)
+{
+    if (layout == TP_LAYOUT_ROW) {
+        if (type->shape.rank == 1) return tp_dtype_block_bytes(type->dtype);
+        int64_t n = 1;
+        for (int i = 1; i < type->shape.rank; i++) n *= type->shape.dim[i];
+        return tp_dtype_bytes(type->dtype, n);
+    }
+    return (size_t)type->shape.dim[is_transposed(layout) ? 0 : 1] * TP_PANEL * panel_element_bytes(layout);
+}
+
+size_t tp_layout_bytes(const struct tp_type *type, enum tp_layout layout)
+{
+    return (size_t)tp_layout_units(type, layout) * tp_layout_unit_bytes(type, layout);
+}

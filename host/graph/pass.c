@@ -1,0 +1,110 @@
+#include <stdlib.h>
+
+#include "graph_impl.h"
+
+/* Rematerialisation. A forward node flagged TP_OP_CHEAP whose outputs the backward part reads is cloned just before its first backward
+ * reader, so that its outputs need not be kept in between. Its own inputs are cloned likewise if they are cheap. */
+struct pass {
+    struct talpa_graph *graph;
+    const struct tp_node *old_nodes;
+    int32_t *cheap;     /* per value: its producer in the old list if that is a cheap forward node, else -1 */
+    talpa_value *clone; /* per value: the recomputed one, or TP_NONE */
+    int32_t n_old_values;
+};
+
+static int32_t cheap_producer(const struct talpa_graph *graph, talpa_value value)
+{
+    const struct tp_value_info *info = &graph->values[value];
+    if (info->kind != TP_TEMP || info->is_output) return -1;
+    const struct tp_node *node = &graph->nodes[info->producer];
+    return !node->is_backward && node->phase == TP_PHASE_BATCH && (node->op->flags & TP_OP_CHEAP) ? info->producer : -1;
+}
+
+static enum talpa_status recomputed(struct pass *pass, talpa_value value, talpa_value *out)
+{
+    if (value >= pass->n_old_values || pass->cheap[value] < 0) {
+        *out = value;
+        return TALPA_OK;
+    }
+    if (pass->clone[value] == TP_NONE) {
+        const struct tp_node *node = &pass->old_nodes[pass->cheap[value]];
+        talpa_value *in = tp_arena_array(&pass->graph->arena, (size_t)node->n_in + 1, sizeof *in);
+        talpa_value made[TP_MAX_OUT];
+        if (!in) return TALPA_E_DEVICE;
+        for (int i = 0; i < node->n_in; i++) {
+            in[i] = node->in[i];
+            if (in[i] != TP_NONE) TP_TRY(recomputed(pass, node->in[i], &in[i]));
+        }
+        pass->graph->scope = node->scope;
+        pass->graph->phase = node->phase;
+        TP_TRY(tp_graph_node(pass->graph, node->op, in, node->n_in, &node->attrs, made));
+        for (int o = 0; o < node->n_out; o++) pass->clone[node->out[o]] = made[o];
+    }
+    *out = pass->clone[value];
+    return TALPA_OK;
+}
+
+/* Appends an old node to the new list under its old outputs. */
+static enum talpa_status keep(struct pass *pass, const struct tp_node *node)
+{
+    struct talpa_graph *graph = pass->graph;
+    if (graph->n_nodes == graph->node_room) {
+        struct tp_node *grown = realloc(graph->nodes, (size_t)graph->node_room * 2 * sizeof *grown);
+        if (!grown) return tp_fail_memory("graph", (unsigned long long)graph->node_room * 2 * sizeof *grown);
+        graph->nodes = grown;
+        graph->node_room *= 2;
+    }
+    for (int o = 0; o < node->n_out; o++) graph->values[node->out[o]].producer = graph->n_nodes;
+    graph->nodes[graph->n_nodes++] = *node;
+    return TALPA_OK;
+}
+
+static enum talpa_status rewrite(struct pass *pass, int32_t n_old)
+{
+    for (int32_t n = 0; n < n_old; n++) {
+        struct tp_node node = pass->old_nodes[n];
+        if (node.is_backward) {
+            tp_graph_set_backward(pass->graph, true);
+            for (int i = 0; i < node.n_in; i++)
+                if (node.in[i] != TP_NONE) TP_TRY(recomputed(pass, node.in[i], &node.in[i]));
+        }
+        TP_TRY(keep(pass, &node));
+    }
+    return TALPA_OK;
+}
+
+enum talpa_status tp_graph_pass_rematerialise(struct talpa_graph *graph)
+{
+    struct tp_node *old_nodes = graph->nodes;
+    const int32_t n_old = graph->n_nodes;
+    const size_t n_values = (size_t)graph->n_values + 1;
+    struct pass pass = {.graph = graph,
+                        .old_nodes = old_nodes,
+                        .cheap = malloc(n_values * sizeof(int32_t)),
+                        .clone = malloc(n_values * sizeof(talpa_value)),
+                        .n_old_values = graph->n_values};
+    struct tp_node *nodes = malloc(((size_t)n_old + 256) * sizeof *nodes);
+    if (!pass.clone || !pass.cheap || !nodes) {
+        free(pass.cheap);
+        free(pass.clone);
+        free(nodes);
+        return tp_fail_memory("graph", (unsigned long long)n_old * sizeof *old_nodes);
+    }
+    for (int32_t i = 0; i < graph->n_values; i++) {
+        pass.clone[i] = TP_NONE;
+        pass.cheap[i] = cheap_producer(graph, i);
+    }
+    graph->nodes = nodes;
+    graph->node_room = n_old + 256;
+    graph->n_nodes = 0;
+    const char *scope = graph->scope;
+    const enum tp_phase phase = graph->phase;
+    const enum talpa_status status = rewrite(&pass, n_old);
+    graph->scope = scope;
+    graph->phase = phase;
+    tp_graph_set_backward(graph, false);
+    free(pass.cheap);
+    free(pass.clone);
+    free(old_nodes);
+    return status;
+}
