@@ -1,0 +1,41 @@
+/* The GEMM emitter: launches for out[m, n] (+)= sum_k a(m, k) * b(k, n), shared by every op that multiplies matrices. */
+#ifndef TP_GEMM_H
+#define TP_GEMM_H
+
+#include "graph/op.h"
+
+struct tp_gemm {
+    struct tp_operand a, b, out;
+    int64_t m, n, k;                  /* bounds */
+    enum tp_step_word m_rows, k_rows; /* run-time size of m or of k, TP_STEP_NONE = the bound is exact */
+    int64_t a_stride_m, a_stride_k;   /* a(m, k) is element m*a_stride_m + k*a_stride_k; f32; one of the strides is 1 */
+    enum tp_layout b_layout;          /* row, or a panel layout (then b(k, n) = panel n/32, position k*32 + n%32) */
+    enum talpa_dtype b_dtype;         /* of the row layout */
+    bool b_is_nk;                     /* row layout: b(k, n) is element n*b_stride + k (a weight as stored), else k*b_stride + n */
+    int64_t b_stride;                 /* row layout: elements from row to row; panel layouts: positions k that one panel holds in storage */
+    int64_t b_first_n, b_first_k;     /* first row, column or position of b in use (blocks of a vocabulary); panels: b_first_n % 32 == 0 */
+    int64_t out_stride;               /* elements between rows of out */
+    int64_t out_first_n;              /* first column written in out */
+    bool accumulate;                  /* add to out instead of overwriting it */
+    bool has_c;                       /* out = c + a b; c has the strides of out and may share its storage */
+    struct tp_operand c;
+};
+
+/** Emits launches of the given tier ("generic", "cpu", "clblast"). The caller's variant must have asked for layouts that the tier's kernel
+ *  reads: generic and clblast: row; cpu: panel layouts, or row f32 with b_is_nk false and n a multiple of 32 (trainable matrices,
+ *  activations), or row f32 with b_is_nk and n <= TP_GEMM_SKINNY (routers). If b is an input whose storage is split, one launch per part is
+ *  emitted. TALPA_E_INTERNAL if tp_gemm_accepts says no. */
+enum talpa_status tp_gemm_emit(struct tp_lower *lower, const struct tp_gemm *gemm, const char *tier);
+
+enum { TP_GEMM_SKINNY = 16 };
+
+/** Whether tp_gemm_emit accepts this product on the tier and device. */
+bool tp_gemm_accepts(const struct tp_lower *lower, const struct tp_gemm *gemm, const char *tier);
+
+/** " -DTP_WEIGHT_<dtype>=1" for kernels that include common/quant.clh; static string. */
+const char *tp_gemm_weight_option(enum talpa_dtype dtype);
+
+/** The launch that converts a value from row to `layout` (plan inserts it). `lower->node` may be NULL; `value` names what is converted. */
+enum talpa_status tp_pack_emit(struct tp_lower *lower, talpa_value value, enum tp_layout layout, int part);
+
+#endif

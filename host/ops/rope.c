@@ -1,0 +1,183 @@
+/* Rotary position embedding (Su et al., arXiv 2104.09864), rotate-half form. The transpose of a rotation is the rotation by the opposite
+ * angle, so the gradient is the same op with `inverse` set. */
+#include <math.h>
+
+#include "elementwise.h"
+
+extern const struct tp_op tp_op_rope;
+
+enum { N_HEADS, HEAD_DIM, INVERSE }; /* integer attributes; f[0]: theta */
+
+enum talpa_status talpa_rope(talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value positions, int n_heads, int head_dim,
+                             float theta)
+{
+    const talpa_value in[] = {x, positions};
+    const struct tp_attrs attrs = {.i = {n_heads, head_dim, 0}, .f = {theta}};
+    talpa_value out[TP_MAX_OUT];
+    TP_TRY(tp_graph_node(graph, &tp_op_rope, in, 2, &attrs, out));
+    *y = out[0];
+    return TALPA_OK;
+}
+
+static enum talpa_status infer(struct tp_infer *request)
+{
+    const int64_t n_heads = request->attrs->i[N_HEADS], head_dim = request->attrs->i[HEAD_DIM];
+    const double theta = request->attrs->f[0];
+    if (n_heads < 1 || head_dim < 2 || head_dim % 2)
+        return tp_fail(TALPA_E_ARGUMENT, "rope: n_heads is %lld and head_dim %lld, expected at least 1 and an even number of at least 2",
+                       (long long)n_heads, (long long)head_dim);
+    if (!(theta >= 1) || !isfinite(theta)) return tp_fail(TALPA_E_ARGUMENT, "rope: theta is %g, expected a number of at least 1", theta);
+    TP_TRY(tp_infer_expect(request, 0, 2, TALPA_F32));
+    TP_TRY(tp_infer_expect(request, 1, 1, TALPA_I32));
+    const struct tp_type *x = request->in[0], *positions = request->in[1];
+    if (x->shape.dim[1] % head_dim || x->shape.dim[1] / head_dim != n_heads)
+        return tp_infer_fail(request, 0, "[rows, %lld*%lld]", (long long)n_heads, (long long)head_dim);
+    if (positions->rows != x->rows || positions->shape.dim[0] != x->shape.dim[0])
+        return tp_infer_fail(request, 1, "[%lld] with the run-time rows of x", (long long)x->shape.dim[0]);
+    request->out[0] = *x;
+    request->n_out = 1;
+    return TALPA_OK;
+}
+
+static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_node *node, const talpa_value *out_grads, const bool *wanted,
+                                  talpa_value *in_grads)
+{
+    if (!wanted[0] || out_grads[0] == TP_NONE) return TALPA_OK;
+    const talpa_value in[] = {out_grads[0], node->in[1]};
+    struct tp_attrs attrs = node->attrs;
+    attrs.i[INVERSE] = !attrs.i[INVERSE];
+    return tp_graph_node(graph, &tp_op_rope, in, 2, &attrs, in_grads);
+}
+
+static struct tp_launch *launch_rope(struct tp_lower *lower, const char *source)
+{
+    const struct tp_type *type = tp_lower_out(lower, 0);
+    const int64_t *i = lower->node->attrs.i;
+    /* The frequencies are powers of this ratio; as a 64-bit fraction they stay exact to 1e-14 of a turn at every position. */
+    const double ratio = pow(lower->node->attrs.f[0], -2.0 / (double)i[HEAD_DIM]);
+    const uint64_t fraction = ratio < 1 ? (uint64_t)ldexp(ratio, 64) : UINT64_MAX;
+    struct tp_launch *launch = tp_lower_launch(lower, source, "rope");
+    tp_launch_read(lower, launch, tp_in(0));
+    tp_launch_read(lower, launch, tp_in(1));
+    tp_launch_write(lower, launch, tp_out(0));
+    tp_launch_step(launch);
+    tp_launch_rows(launch, type);
+    tp_launch_u32(launch, (uint32_t)i[N_HEADS]);
+    tp_launch_u32(launch, (uint32_t)i[HEAD_DIM]);
+    tp_launch_u32(launch, (uint32_t)(fraction >> 32));
+    tp_launch_u32(launch, (uint32_t)fraction);
+    tp_launch_u32(launch, i[INVERSE] != 0);
+    tp_launch_cost(launch, 3.0 * (double)tp_type_elements(type), 2.0 * (double)tp_type_bytes(type));
+    return launch;
+}
+
+static bool applies_cpu(const struct tp_lower *lower)
+{
+    const int64_t head_dim = lower->node->attrs.i[HEAD_DIM];
+    return tp_elementwise_on_cpu(lower) && head_dim % 16 == 0 && head_dim <= 512;
+}
+
+static enum talpa_status lower_cpu(struct tp_lower *lower)
+{
+    const struct tp_type *type = tp_lower_out(lower, 0);
+    const uint32_t n_groups = tp_elementwise_row_shares(type->shape.dim[0], type->shape.dim[1]);
+    struct tp_launch *launch = launch_rope(lower, "cpu/rope.cl");
+    tp_launch_u32(launch, n_groups);
+    tp_launch_groups(launch, n_groups, 1, 1, 1, 1, 1);
+    return TALPA_OK;
+}
+
+static enum talpa_status lower_generic(struct tp_lower *lower)
+{
+    const struct tp_type *type = tp_lower_out(lower, 0);
+    const size_t local = tp_elementwise_local(lower, 64);
+    const size_t n_items = (size_t)type->shape.dim[0] * (size_t)(lower->node->attrs.i[HEAD_DIM] / 2);
+    struct tp_launch *launch = launch_rope(lower, "generic/rope.cl");
+    tp_launch_groups(launch, (n_items + local - 1) / local, 1, 1, local, 1, 1);
+    return TALPA_OK;
+}
+
+static const struct tp_variant variants[] = {{"cpu", applies_cpu, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+
+static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
+{
+    const struct tp_type *type = tp_graph_type(graph, node->in[0]);
+    *flops = 3.0 * (double)tp_type_elements(type);
+    *bytes = 2.0 * (double)tp_type_bytes(type);
+}
+
+static void reference(const struct tp_reference *work)
+{
+    const int64_t n_rows = work->in_type[0].shape.dim[0], n_heads = work->attrs->i[N_HEADS], d = work->attrs->i[HEAD_DIM];
+    for (int64_t t = 0; t < n_rows; t++) {
+        for (int64_t h = 0; h < n_heads; h++) {
+            const double *x = work->in[0] + (t * n_heads + h) * d;
+            double *y = work->out[0] + (t * n_heads + h) * d;
+            for (int64_t i = 0; i < d / 2; i++) {
+                const double angle = work->in[1][t] * pow(work->attrs->f[0], -2.0 * (double)i / (double)d);
+                const double c = cos(angle), s = work->attrs->i[INVERSE] ? -sin(angle) : sin(angle);
+                const double a = x[i], b = x[i + d / 2];
+                y[i] = a * c - b * s;
+                y[i + d / 2] = b * c + a * s;
+            }
+        }
+    }
+}
+
+#define X(t, n, generator, wants_grad)                                                                                                     \
+    {                                                                                                                                      \
+        .dtype = TALPA_F32, .gen = generator, .scale = 1, .rows = TP_STEP_N_TOKENS, .dim = {t, n}, .grad = wants_grad                      \
+    }
+#define POSITIONS(t)                                                                                                                       \
+    {                                                                                                                                      \
+        .dtype = TALPA_I32, .gen = TP_GEN_POSITIONS, .rows = TP_STEP_N_TOKENS, .dim = { t }                                                \
+    }
+#define ANYWHERE(t, end)                                                                                                                   \
+    {                                                                                                                                      \
+        .dtype = TALPA_I32, .gen = TP_GEN_INDEX, .scale = end, .rows = TP_STEP_N_TOKENS, .dim = { t }                                      \
+    }
+
+/* With x all ones the outputs are cos - sin and cos + sin: the tolerance is on the angles' functions themselves. */
+static const struct tp_case cases[] = {
+    {.name = "one row", .in = {X(1, 16, TP_GEN_NORMAL, true), POSITIONS(1)}, .n_in = 2, .attrs = {.i = {1, 16}, .f = {1e4}}},
+    {.name = "three heads",
+     .in = {X(33, 192, TP_GEN_NORMAL, true), POSITIONS(33)},
+     .n_in = 2,
+     .attrs = {.i = {3, 64}, .f = {1e4}},
+     .n_tokens = 19,
+     .segment_length = 7},
+    {.name = "inverse", .in = {X(65, 64, TP_GEN_NORMAL, true), POSITIONS(65)}, .n_in = 2, .attrs = {.i = {2, 32, 1}, .f = {1e5}}},
+    {.name = "head_dim 20", .in = {X(7, 60, TP_GEN_NORMAL, true), POSITIONS(7)}, .n_in = 2, .attrs = {.i = {3, 20}, .f = {1e4}}},
+    {.name = "head_dim 2", .in = {X(3, 2, TP_GEN_NORMAL, true), POSITIONS(3)}, .n_in = 2, .attrs = {.i = {1, 2}, .f = {1e4}}},
+    {.name = "far positions, theta 1e4",
+     .in = {X(512, 64, TP_GEN_ONE, false), ANYWHERE(512, 8193)},
+     .n_in = 2,
+     .attrs = {.i = {1, 64}, .f = {1e4}},
+     .tolerance = 5e-7},
+    {.name = "far positions, theta 1e6",
+     .in = {X(512, 128, TP_GEN_ONE, false), ANYWHERE(512, 1000000)},
+     .n_in = 2,
+     .attrs = {.i = {1, 128}, .f = {1e6}},
+     .tolerance = 5e-7},
+    {.name = "theta 1, wide head",
+     .in = {X(9, 256, TP_GEN_ONE, false), ANYWHERE(9, 8193)},
+     .n_in = 2,
+     .attrs = {.i = {1, 256}, .f = {1}},
+     .tolerance = 5e-7},
+};
+
+const struct tp_op tp_op_rope = {
+    .name = "rope",
+    .in_names = {"x", "positions"},
+    .attr_i = {"n_heads", "head_dim", "inverse"},
+    .attr_f = {"theta"},
+    .infer = infer,
+    .gradient = gradient,
+    .variants = variants,
+    .n_variants = sizeof variants / sizeof *variants,
+    .cost = cost,
+    .inplace = {1},
+    .cases = cases,
+    .n_cases = sizeof cases / sizeof *cases,
+    .reference = reference,
+};

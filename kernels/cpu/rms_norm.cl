@@ -1,0 +1,54 @@
+/* As generic/rms_norm.cl. Index map: one work-item per group, each takes a contiguous share of the rows; a row is summed in 32 lanes, f32.
+ */
+#include "common/base.clh"
+#include "common/step.clh"
+#include "common/vector.clh"
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm(__global const float *x, __global const float *weight,
+                                                                      __global float *y, __global float *rstd, __global const uint *step,
+                                                                      uint symbol, uint bound, uint d, float eps, uint n_groups)
+{
+    const uint rows = tp_rows(step, symbol, bound);
+    const uint end = tp_share_rows(rows, n_groups, tp_group_id(0) + 1);
+    for (uint t = tp_share_rows(rows, n_groups, tp_group_id(0)); t < end; t++) {
+        const size_t row = (size_t)t * d;
+        float16 sum0 = 0.0f, sum1 = 0.0f;
+        float tail = 0.0f;
+        uint j = 0;
+        for (; j + 32 <= d; j += 32) {
+            const float16 a = tp_load16(x + row + j), b = tp_load16(x + row + j + 16);
+            sum0 = fma(a, a, sum0);
+            sum1 = fma(b, b, sum1);
+        }
+        for (; j < d; j++) tail = fma(x[row + j], x[row + j], tail);
+        const float r = 1.0f / sqrt((tp_sum16(sum0 + sum1) + tail) / (float)d + eps);
+        for (j = 0; j + 16 <= d; j += 16) tp_store16(tp_load16(x + row + j) * r * tp_load16(weight + j), y + row + j);
+        for (; j < d; j++) y[row + j] = x[row + j] * r * weight[j];
+        rstd[t] = r;
+    }
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm_backward(__global const float *x, __global const float *weight,
+                                                                               __global const float *rstd, __global const float *dy,
+                                                                               __global float *dx, __global const uint *step, uint symbol,
+                                                                               uint bound, uint d, uint n_groups)
+{
+    const uint rows = tp_rows(step, symbol, bound);
+    const uint end = tp_share_rows(rows, n_groups, tp_group_id(0) + 1);
+    for (uint t = tp_share_rows(rows, n_groups, tp_group_id(0)); t < end; t++) {
+        const size_t row = (size_t)t * d;
+        float16 sum0 = 0.0f, sum1 = 0.0f;
+        float tail = 0.0f;
+        uint j = 0;
+        for (; j + 32 <= d; j += 32) {
+            sum0 = fma(tp_load16(weight + j) * tp_load16(dy + row + j), tp_load16(x + row + j), sum0);
+            sum1 = fma(tp_load16(weight + j + 16) * tp_load16(dy + row + j + 16), tp_load16(x + row + j + 16), sum1);
+        }
+        for (; j < d; j++) tail = fma(weight[j] * dy[row + j], x[row + j], tail);
+        const float r = rstd[t];
+        const float mean = (tp_sum16(sum0 + sum1) + tail) * r / (float)d;
+        for (j = 0; j + 16 <= d; j += 16)
+            tp_store16(r * (tp_load16(weight + j) * tp_load16(dy + row + j) - tp_load16(x + row + j) * r * mean), dx + row + j);
+        for (; j < d; j++) dx[row + j] = r * (weight[j] * dy[row + j] - x[row + j] * r * mean);
+    }
+}
