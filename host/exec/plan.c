@@ -1,0 +1,271 @@
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/dtype.h"
+#include "ops/gemm.h"
+
+void tp_plan_options_default(struct tp_plan_options *options)
+{
+    *options = (struct tp_plan_options){.dispatch = TP_DISPATCH_DENSE};
+    const char *tier = getenv("TALPA_TIER");
+    if (tier) snprintf(options->tier, sizeof options->tier, "%s", tier);
+}
+
+int32_t tp_plan_position(const struct tp_plan *plan, int32_t node)
+{
+    return node + (tp_graph_node_at(plan->graph, node)->phase == TP_PHASE_UPDATE ? tp_graph_n_nodes(plan->graph) : 0);
+}
+
+static bool is_layout_only(const struct tp_node *node) { return (node->op->flags & (TP_OP_VIEW | TP_OP_CONCAT)) != 0; }
+
+/* ---- choice of variants and layouts ---- */
+
+static bool tier_allowed(const struct tp_plan *plan, const char *tier)
+{
+    const char *forced = plan->options.tier;
+    if (!strcmp(tier, "generic")) return true;
+    if (forced[0] && strcmp(forced, "clblast")) return !strcmp(tier, forced);
+    if (!strcmp(tier, "clblast")) return forced[0] != '\0';
+    return plan->caps.type == TALPA_DEVICE_CPU;
+}
+
+/* A weight is packed from one upload of its row layout, which therefore has to fit one allocation. */
+static bool can_pack(const struct tp_plan *plan, const struct tp_node *node, const enum tp_layout *in)
+{
+    for (int i = 0; i < node->n_in && i < TP_CASE_MAX_IN; i++) {
+        if (node->in[i] == TP_NONE || in[i] == TP_LAYOUT_ROW) continue;
+        if (tp_type_bytes(tp_graph_type(plan->graph, node->in[i])) > plan->caps.max_alloc_bytes) return false;
+    }
+    return true;
+}
+
+struct choice {
+    enum tp_layout in[TP_CASE_MAX_IN], out[TP_MAX_OUT];
+};
+
+static struct tp_lower lower_for(const struct tp_plan *plan, int32_t node, const struct choice *choice)
+{
+    return (struct tp_lower){.graph = plan->graph,
+                             .node = tp_graph_node_at(plan->graph, node),
+                             .node_index = node,
+                             .caps = &plan->caps,
+                             .options = &plan->options,
+                             .in_layout = choice->in,
+                             .out_layout = choice->out};
+}
+
+static enum talpa_status choose_variant(struct tp_plan *plan, int32_t n, struct choice *choice)
+{
+    const struct tp_node *node = tp_graph_node_at(plan->graph, n);
+    if (node->n_in > TP_CASE_MAX_IN) return tp_fail(TALPA_E_INTERNAL, "%s: more than %d operands", node->op->name, TP_CASE_MAX_IN);
+    for (int v = 0; v < node->op->n_variants; v++) {
+        const struct tp_variant *variant = &node->op->variants[v];
+        *choice = (struct choice){.in = {TP_LAYOUT_ROW}, .out = {TP_LAYOUT_ROW}};
+        const struct tp_lower lower = lower_for(plan, n, choice);
+        if (!tier_allowed(plan, variant->tier) || (variant->applies && !variant->applies(&lower))) continue;
+        if (variant->layouts) variant->layouts(&lower, choice->in, choice->out);
+        if (!can_pack(plan, node, choice->in)) continue;
+        plan->variant[n] = variant;
+        return TALPA_OK;
+    }
+    return tp_fail(TALPA_E_INTERNAL, "%s at %s: no kernel variant applies", node->op->name, node->scope);
+}
+
+/* A producer's offer of another layout stands only if every reader wants exactly that. */
+static void settle_outputs(const struct tp_plan *plan, struct choice *choices)
+{
+    const int32_t n_nodes = tp_graph_n_nodes(plan->graph), n_values = tp_graph_n_values(plan->graph);
+    for (int32_t v = 0; v < n_values; v++) {
+        const struct tp_value_info *info = tp_graph_value(plan->graph, v);
+        if (info->producer < 0 || is_layout_only(tp_graph_node_at(plan->graph, info->producer))) continue;
+        enum tp_layout *offer = &choices[info->producer].out[info->output];
+        if (*offer == TP_LAYOUT_ROW) continue;
+        bool agreed = !info->is_output, any = false;
+        for (int32_t n = info->producer + 1; n < n_nodes && agreed; n++) {
+            const struct tp_node *node = tp_graph_node_at(plan->graph, n);
+            for (int i = 0; i < node->n_in; i++)
+                if (node->in[i] == v) {
+                    any = true;
+                    if (is_layout_only(node) || choices[n].in[i] != *offer) agreed = false;
+                }
+        }
+        if (!agreed || !any) *offer = TP_LAYOUT_ROW;
+    }
+}
+
+/* ---- conversions ---- */
+
+static enum talpa_status want_packed(struct tp_plan *plan, talpa_value value, enum tp_layout layout, int phase, int32_t position, bool *is_new)
+{
+    *is_new = false;
+    for (int i = 0; i < plan->n_packed; i++) {
+        struct tp_packed *packed = &plan->packed[i];
+        if (packed->value != value || packed->layout != layout || packed->phase != phase) continue;
+        packed->last = position;
+        return TALPA_OK;
+    }
+    if (plan->n_packed == plan->packed_room) {
+        const int room = plan->packed_room ? plan->packed_room * 2 : 64;
+        struct tp_packed *grown = realloc(plan->packed, (size_t)room * sizeof *grown);
+        if (!grown) return tp_fail_memory("plan", (unsigned long long)room * sizeof *grown);
+        plan->packed = grown;
+        plan->packed_room = room;
+    }
+    plan->packed[plan->n_packed++] = (struct tp_packed){.value = value, .layout = layout, .phase = phase, .first = position, .last = position};
+    *is_new = true;
+    return TALPA_OK;
+}
+
+/* Inputs that the chosen variant reads in a layout that nobody has made yet are converted just before it. */
+static enum talpa_status convert_inputs(struct tp_plan *plan, int32_t n, const struct choice *choices)
+{
+    const struct tp_node *node = tp_graph_node_at(plan->graph, n);
+    for (int i = 0; i < node->n_in; i++) {
+        const talpa_value value = node->in[i];
+        if (value == TP_NONE) continue;
+        const struct tp_value_info *info = tp_graph_value(plan->graph, value);
+        const enum tp_layout layout = choices[n].in[i];
+        const bool is_weight = info->kind == TP_WEIGHT;
+        if (layout == TP_LAYOUT_ROW) {
+            plan->row_needed[value] = true;
+            continue;
+        }
+        bool is_new;
+        TP_TRY(want_packed(plan, value, layout, is_weight ? -1 : (int)node->phase, tp_plan_position(plan, n), &is_new));
+        const bool produced = info->producer >= 0 && choices[info->producer].out[info->output] == layout &&
+                              !is_layout_only(tp_graph_node_at(plan->graph, info->producer));
+        if (is_new && produced) plan->packed[plan->n_packed - 1].first = tp_plan_position(plan, info->producer);
+        if (!is_new || is_weight || produced) continue;
+        struct tp_lower lower = {.graph = plan->graph,
+                                 .node_index = n,
+                                 .caps = &plan->caps,
+                                 .options = &plan->options,
+                                 .list = &plan->phase[node->phase]};
+        TP_TRY(tp_pack_emit(&lower, value, layout, 0));
+    }
+    return TALPA_OK;
+}
+
+/* ---- lowering ---- */
+
+static enum talpa_status check_launches(const struct tp_launch_list *list, int from, const struct tp_node *node, int n_scratch)
+{
+    for (int i = from; i < list->n; i++) {
+        if (list->item[i].n_args > TP_MAX_ARGS)
+            return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s has more than %d arguments", node->op->name, list->item[i].kernel, TP_MAX_ARGS);
+        for (int a = 0; a < list->item[i].n_args; a++)
+            if (list->item[i].args[a].kind == TP_ARG_SCRATCH && list->item[i].args[a].scratch >= n_scratch)
+                return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s uses scratch that was not reserved", node->op->name, list->item[i].kernel);
+    }
+    return TALPA_OK;
+}
+
+/* One copy per input; placement removes those whose input already lies where it belongs. */
+static enum talpa_status lower_concat(struct tp_plan *plan, struct tp_lower *lower)
+{
+    size_t offset = 0;
+    for (int i = 0; i < lower->node->n_in; i++) {
+        const struct tp_type *type = tp_lower_in(lower, i);
+        struct tp_launch *launch = tp_lower_launch(lower, "", "copy");
+        if (!launch) return tp_fail_memory("plan", sizeof *launch);
+        launch->is_copy = true;
+        launch->copy_bytes = tp_type_bytes(type);
+        launch->copy_offset = offset * tp_dtype_block_bytes(type->dtype);
+        launch->args[launch->n_args++] = (struct tp_arg){.kind = TP_ARG_VALUE, .value = lower->node->in[i]};
+        launch->args[launch->n_args++] = (struct tp_arg){.kind = TP_ARG_VALUE, .value = lower->node->out[0], .writes = true};
+        plan->row_needed[lower->node->in[i]] = true;
+        offset += (size_t)((tp_type_elements(type) + TP_CONCAT_ALIGN - 1) / TP_CONCAT_ALIGN * TP_CONCAT_ALIGN);
+    }
+    return TALPA_OK;
+}
+
+static enum talpa_status lower_node(struct tp_plan *plan, int32_t n, const struct choice *choices, size_t *scratch_bytes)
+{
+    const struct tp_node *node = tp_graph_node_at(plan->graph, n);
+    struct tp_lower lower = lower_for(plan, n, &choices[n]);
+    lower.list = &plan->phase[node->phase];
+    if (node->op->flags & TP_OP_CONCAT) return lower_concat(plan, &lower);
+    if (node->op->flags & TP_OP_VIEW) {
+        plan->row_needed[node->in[0]] = true;
+        return TALPA_OK;
+    }
+    TP_TRY(convert_inputs(plan, n, choices));
+    const int from = lower.list->n;
+    TP_TRY(tp_context(plan->variant[n]->lower(&lower), "%s at %s", node->op->name, node->scope));
+    TP_TRY(check_launches(lower.list, from, node, lower.n_scratch));
+    for (int s = 0; s < lower.n_scratch; s++) scratch_bytes[(size_t)n * TP_MAX_SCRATCH + (size_t)s] = lower.scratch_bytes[s];
+    return TALPA_OK;
+}
+
+static enum talpa_status build(struct tp_plan *plan, struct choice *choices, size_t *scratch_bytes)
+{
+    const int32_t n_nodes = tp_graph_n_nodes(plan->graph);
+    for (int32_t n = 0; n < n_nodes; n++)
+        if (!is_layout_only(tp_graph_node_at(plan->graph, n))) TP_TRY(choose_variant(plan, n, &choices[n]));
+    settle_outputs(plan, choices);
+    for (int32_t n = 0; n < n_nodes; n++) TP_TRY(lower_node(plan, n, choices, scratch_bytes));
+    return tp_plan_place(plan, scratch_bytes);
+}
+
+enum talpa_status tp_plan_create(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
+                                 const struct tp_plan_options *options)
+{
+    static const char *const tiers[] = {"", "generic", "cpu", "clblast"};
+    bool known = false;
+    for (size_t i = 0; i < sizeof tiers / sizeof *tiers; i++) known = known || !strcmp(options->tier, tiers[i]);
+    if (!known) return tp_fail(TALPA_E_ARGUMENT, "TALPA_TIER is '%s', expected generic, cpu or clblast", options->tier);
+
+    const size_t n_nodes = (size_t)tp_graph_n_nodes(graph) + 1, n_values = (size_t)tp_graph_n_values(graph) + 1;
+    struct tp_plan *plan = calloc(1, sizeof *plan);
+    struct choice *choices = calloc(n_nodes, sizeof *choices);
+    size_t *scratch_bytes = calloc(n_nodes * TP_MAX_SCRATCH, sizeof *scratch_bytes);
+    enum talpa_status status = TALPA_E_DEVICE;
+    if (!plan || !choices || !scratch_bytes) {
+        status = tp_fail_memory("plan", n_nodes * sizeof *choices);
+        goto done;
+    }
+    plan->graph = graph;
+    plan->caps = *caps;
+    plan->options = *options;
+    plan->variant = calloc(n_nodes, sizeof *plan->variant);
+    plan->row = calloc(n_values, sizeof *plan->row);
+    plan->row_needed = calloc(n_values, sizeof *plan->row_needed);
+    plan->scratch = calloc(n_nodes * TP_MAX_SCRATCH, sizeof *plan->scratch);
+    if (!plan->variant || !plan->row || !plan->row_needed || !plan->scratch) {
+        status = tp_fail_memory("plan", n_nodes * TP_MAX_SCRATCH * sizeof *plan->scratch);
+        goto done;
+    }
+    status = build(plan, choices, scratch_bytes);
+done:
+    free(choices);
+    free(scratch_bytes);
+    if (status == TALPA_OK) *out = plan;
+    else tp_plan_free(plan);
+    return status;
+}
+
+void tp_plan_free(struct tp_plan *plan)
+{
+    if (!plan) return;
+    for (int p = 0; p < TP_N_PHASES; p++) free(plan->phase[p].item);
+    free(plan->variant);
+    free(plan->row);
+    free(plan->row_needed);
+    free(plan->packed);
+    free(plan->scratch);
+    free(plan->segment_bytes);
+    free(plan);
+}
+
+const struct tp_location *tp_plan_location(const struct tp_plan *plan, const struct tp_arg *arg, int phase, int32_t node)
+{
+    if (arg->kind == TP_ARG_SCRATCH) return &plan->scratch[(size_t)node * TP_MAX_SCRATCH + (size_t)arg->scratch];
+    if (arg->layout == TP_LAYOUT_ROW) return &plan->row[arg->value];
+    const int wanted = tp_graph_value(plan->graph, arg->value)->kind == TP_WEIGHT ? -1 : phase;
+    for (int i = 0; i < plan->n_packed; i++)
+        if (plan->packed[i].value == arg->value && plan->packed[i].layout == arg->layout && plan->packed[i].phase == wanted)
+            return &plan->packed[i].location;
+    return NULL;
+}

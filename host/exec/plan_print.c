@@ -1,0 +1,68 @@
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "plan.h"
+
+static void print_launch(const struct tp_plan *plan, FILE *file, const struct tp_launch *launch)
+{
+    const struct tp_node *node = tp_graph_node_at(plan->graph, launch->node);
+    fprintf(file, "  %s", node->op->name);
+    if (launch->is_copy) {
+        fprintf(file, ": copy %zu bytes", launch->copy_bytes);
+    } else if (launch->is_blas) {
+        fprintf(file, ": clblast gemm m=%" PRId64 " n=%" PRId64 " k=%" PRId64, launch->blas.m, launch->blas.n, launch->blas.k);
+    } else {
+        fprintf(file, ": %s %s%s global=%zux%zux%zu local=%zux%zux%zu", launch->source, launch->kernel, launch->options, launch->global[0],
+                launch->global[1], launch->global[2], launch->local[0], launch->local[1], launch->local[2]);
+    }
+    for (int a = 0; a < launch->n_args; a++) {
+        const struct tp_arg *arg = &launch->args[a];
+        if (arg->kind == TP_ARG_VALUE)
+            fprintf(file, " %s%%%d%s%s", arg->writes ? ">" : "", arg->value, arg->layout ? ":" : "", arg->layout ? tp_layout_name(arg->layout) : "");
+        else if (arg->kind == TP_ARG_SCRATCH) fprintf(file, " %sscratch%d", arg->writes ? ">" : "", arg->scratch);
+    }
+    fprintf(file, "%s%s\n", node->scope[0] ? " @" : "", node->scope);
+}
+
+void tp_plan_print(const struct tp_plan *plan, FILE *file)
+{
+    static const char *const phases[TP_N_PHASES] = {"batch", "update"};
+    fprintf(file, "plan for %s (%s), tier %s, experts %s\n", plan->caps.name, plan->caps.platform, plan->options.tier[0] ? plan->options.tier : "best",
+            plan->options.dispatch == TP_DISPATCH_SPARSE ? "sparse" : "dense");
+    for (int p = 0; p < TP_N_PHASES; p++) {
+        if (!plan->phase[p].n) continue;
+        fprintf(file, "phase %s: %d launches\n", phases[p], plan->phase[p].n);
+        for (int i = 0; i < plan->phase[p].n; i++) print_launch(plan, file, &plan->phase[p].item[i]);
+    }
+    const struct tp_plan_memory *m = &plan->memory;
+    fprintf(file, "memory: weights %zu packed %zu states %zu inputs %zu arena %zu (%d segments) total %zu bytes, largest allocation %zu\n",
+            m->weight_bytes, m->packed_bytes, m->state_bytes, m->input_bytes, m->arena_bytes, plan->n_segments, m->total_bytes, m->largest_bytes);
+}
+
+uint64_t tp_plan_digest(const struct tp_plan *plan)
+{
+    /* Chained digests instead of a stream, so that it cannot fail for want of memory. */
+    struct {
+        uint64_t digest, global[3], local[3], source, kernel, options;
+        int32_t node, n_args;
+    } item;
+    memset(&item, 0, sizeof item);
+    item.digest = tp_hash_bytes(&plan->caps, sizeof plan->caps);
+    for (int p = 0; p < TP_N_PHASES; p++) {
+        for (int i = 0; i < plan->phase[p].n; i++) {
+            const struct tp_launch *launch = &plan->phase[p].item[i];
+            for (int d = 0; d < 3; d++) {
+                item.global[d] = launch->global[d];
+                item.local[d] = launch->local[d];
+            }
+            item.source = launch->source ? tp_hash_bytes(launch->source, strlen(launch->source)) : 0;
+            item.kernel = launch->kernel ? tp_hash_bytes(launch->kernel, strlen(launch->kernel)) : 0;
+            item.options = tp_hash_bytes(launch->options, strlen(launch->options));
+            item.node = launch->node;
+            item.n_args = launch->n_args;
+            item.digest = tp_hash_bytes(&item, sizeof item);
+        }
+    }
+    return item.digest;
+}
