@@ -1,0 +1,93 @@
+/* Adapters on a model: where every trainable tensor lives in the parameter bank, how it enters the graph, how it is saved.
+ *
+ * All trainable parameters lie in one flat f32 bank (state "adapter.params"). Per adapted linear: lora_a [E*rank, d_in], lora_bt [E*rank, d_out]
+ * (the B matrices transposed, so that each expert is contiguous), gating [E, d_in], threshold weight [1, d_in], threshold bias [1]; each starts at
+ * a multiple of TP_CONCAT_ALIGN elements. */
+#ifndef TP_ADAPTER_H
+#define TP_ADAPTER_H
+
+#include "adapters/router.h"
+#include "models/model.h"
+
+enum tp_tensor_kind { TP_TENSOR_A, TP_TENSOR_B, TP_TENSOR_GATING, TP_TENSOR_THRESHOLD, TP_TENSOR_THRESHOLD_BIAS, TP_N_TENSOR_KINDS };
+
+/** One saved tensor. */
+struct tp_adapter_tensor {
+    const char *name;        /* "base_model.model.model.layers.0.self_attn.q_proj.lora_A.0.weight" */
+    enum tp_tensor_kind kind;
+    int module, expert;
+    int rows, columns;       /* saved shape; the bias is [1] */
+    int64_t offset;          /* elements into the bank; B lies there transposed */
+    int32_t flag;            /* index into the selection counts, -1: always updated */
+};
+
+struct tp_adapter_module {
+    int layer;
+    enum tp_linear linear;
+    int d_out, d_in;
+    int64_t offset[TP_N_TENSOR_KINDS]; /* into the bank; -1 if the router has no such tensor */
+    talpa_value counts;                /* of the last graph built: tokens per expert [E] i32, TALPA_NONE for LoRA */
+};
+
+struct tp_adapter {
+    struct tp_arena arena;
+    struct talpa_adapter_config config;
+    const struct tp_router *router;
+    struct tp_adapter_module *modules;
+    int n_modules;
+    struct tp_adapter_tensor *tensors; /* in order of layer, linear, A.0.., B.0.., gating, threshold weight, threshold bias */
+    int n_tensors;
+    int64_t bank_elements;
+    int64_t n_trainable;
+    int64_t selection_elements;        /* of the selection counts: n_modules * TP_CONCAT_ALIGN, 0 for LoRA */
+};
+
+/** Lays out an adapter for a model. TALPA_E_ARGUMENT for impossible numbers (the message names the flag). The caller owns *out. */
+enum talpa_status tp_adapter_create(struct tp_adapter **out, const struct talpa_model *model, const struct talpa_adapter_config *config);
+void tp_adapter_free(struct tp_adapter *adapter);
+
+/** Starting values into bank[bank_elements] (zeroed first): A, gating, threshold uniform in +-1/sqrt(d_in) (nn.Linear's start), B zero;
+ *  random streams are keyed by (seed, tensor name). */
+void tp_adapter_init(float *bank, const struct tp_adapter *adapter, uint64_t seed);
+
+/** Copies one tensor between the bank and its saved form [rows, columns]. */
+void tp_adapter_get(float *values, const struct tp_adapter *adapter, const float *bank, int tensor);
+void tp_adapter_put(float *bank, const struct tp_adapter *adapter, int tensor, const float *values);
+/** Index of a tensor by saved name, -1 if there is none. */
+int tp_adapter_find(const struct tp_adapter *adapter, const char *name);
+
+/** XXH3-64 over the tensors sorted by saved name: name, NUL, little-endian f32 bytes. */
+enum talpa_status tp_adapter_digest(uint64_t *out, const struct tp_adapter *adapter, const float *bank);
+
+/* ---- graph ---- */
+
+/** How an adapter is attached to one graph; pass it as the `user` of tp_adapter_hook. */
+struct tp_adapter_graph {
+    struct tp_adapter *adapter;
+    talpa_value params;             /* the bank state */
+    talpa_value examples, positions; /* for dropout */
+    bool is_training;               /* dropout and balance loss */
+    bool aux_on_probability;
+    talpa_value aux_total;          /* out: [1] sum of balance losses, TALPA_NONE if there is none */
+    talpa_value *wrt;               /* out: slices of the bank in the order of the bank, n_wrt of them (5 per module at most) */
+    int n_wrt;
+};
+
+/** Prepares `attach` (state and slice list). Allocates wrt in the adapter's arena. */
+enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_adapter *adapter, struct talpa_graph *graph, const struct tp_batch_inputs *inputs,
+                                   bool is_training);
+/** The linear hook (struct tp_linear_hook.apply). */
+enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer, enum tp_linear linear);
+
+/* ---- adapter_file.c ---- */
+
+/** Writes adapter_config.json, adapter_model.safetensors (PEFT's layout for LoRA, the published AdaMoLE repository's for mixtures) and
+ *  talpa_adapter.json (base digest) into an existing folder; every file appears whole or not at all. */
+enum talpa_status tp_adapter_save(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model);
+
+/** Opens an adapter folder for a model: configuration, layout and parameters. Strict: every tensor used, every expected one present,
+ *  shapes right, duplicates of the published code (`moe_layer.*`) ignored. Another base is TALPA_E_DATA unless allow_other_base.
+ *  The caller owns *out and *bank (free()). */
+enum talpa_status tp_adapter_load(struct tp_adapter **out, float **bank, const char *folder, struct talpa_model *model, bool allow_other_base);
+
+#endif

@@ -1,0 +1,113 @@
+/* The decoder as a graph. */
+#include "model.h"
+
+enum talpa_status tp_batch_inputs_create(struct tp_batch_inputs *out, struct talpa_graph *graph, int64_t max_tokens, int64_t max_labelled)
+{
+    const struct tp_type tokens = tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, max_tokens);
+    TP_TRY(tp_graph_input(graph, &out->ids, "ids", tokens));
+    TP_TRY(tp_graph_input(graph, &out->positions, "positions", tokens));
+    TP_TRY(tp_graph_input(graph, &out->examples, "examples", tokens));
+    TP_TRY(tp_graph_input(graph, &out->segments, "segments", tp_type_2d(TALPA_I32, TP_STEP_N_TOKENS, max_tokens, 2)));
+    const struct tp_type labelled = tp_type_1d(TALPA_I32, TP_STEP_N_LABELLED, max_labelled);
+    TP_TRY(tp_graph_input(graph, &out->rows, "rows", labelled));
+    return tp_graph_input(graph, &out->labels, "labels", labelled);
+}
+
+static enum talpa_status weight_value(talpa_value *out, struct talpa_graph *graph, const struct talpa_model *model, const char *name)
+{
+    const struct tp_model_weight *weight = tp_model_weight(model, name);
+    if (!weight) return tp_fail(TALPA_E_INTERNAL, "%s: no weight '%s'", model->path, name);
+    return tp_graph_weight(graph, out, name, weight->type);
+}
+
+enum talpa_status tp_model_output_weight(talpa_value *out, struct talpa_graph *graph, const struct talpa_model *model)
+{
+    return weight_value(out, graph, model, model->config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+}
+
+/* One decoder being built. */
+struct decoder {
+    struct talpa_graph *graph;
+    const struct talpa_model *model;
+    const struct tp_batch_inputs *inputs;
+    const struct tp_linear_hook *hook;
+    int layer;
+};
+
+static enum talpa_status linear(struct decoder *d, talpa_value *y, talpa_value x, enum tp_linear which)
+{
+    char name[96], scope[64];
+    talpa_value weight;
+    snprintf(name, sizeof name, "model.layers.%d.%s.weight", d->layer, tp_linear_name(which));
+    snprintf(scope, sizeof scope, "layers.%d.%s", d->layer, tp_linear_name(which));
+    TP_TRY(weight_value(&weight, d->graph, d->model, name));
+    tp_graph_set_scope(d->graph, scope);
+    if (d->hook) TP_TRY(d->hook->apply(d->hook->user, y, d->graph, x, weight, d->layer, which));
+    else TP_TRY(talpa_matmul(y, d->graph, x, weight, TALPA_NONE, false, true));
+    snprintf(scope, sizeof scope, "layers.%d", d->layer);
+    tp_graph_set_scope(d->graph, scope);
+    return TALPA_OK;
+}
+
+static enum talpa_status norm(struct decoder *d, talpa_value *y, talpa_value x, const char *which)
+{
+    char name[96];
+    talpa_value weight;
+    snprintf(name, sizeof name, "model.layers.%d.%s.weight", d->layer, which);
+    TP_TRY(weight_value(&weight, d->graph, d->model, name));
+    return talpa_rms_norm(y, d->graph, x, weight, (float)d->model->config.rms_norm_eps);
+}
+
+static enum talpa_status attention(struct decoder *d, talpa_value *y, talpa_value x)
+{
+    const struct tp_model_config *c = &d->model->config;
+    const float theta = (float)c->rope_theta;
+    talpa_value h, q, k, v, mixed;
+    TP_TRY(norm(d, &h, x, "input_layernorm"));
+    TP_TRY(linear(d, &q, h, TP_LINEAR_Q));
+    TP_TRY(linear(d, &k, h, TP_LINEAR_K));
+    TP_TRY(linear(d, &v, h, TP_LINEAR_V));
+    TP_TRY(talpa_rope(&q, d->graph, q, d->inputs->positions, c->n_heads, c->head_dim, theta));
+    TP_TRY(talpa_rope(&k, d->graph, k, d->inputs->positions, c->n_kv_heads, c->head_dim, theta));
+    TP_TRY(talpa_attention(&mixed, d->graph, q, k, v, d->inputs->segments, c->n_heads, c->n_kv_heads, c->head_dim,
+                           1.0f / __builtin_sqrtf((float)c->head_dim)));
+    TP_TRY(linear(d, &mixed, mixed, TP_LINEAR_O));
+    return talpa_add(y, d->graph, x, mixed);
+}
+
+static enum talpa_status feed_forward(struct decoder *d, talpa_value *y, talpa_value x)
+{
+    talpa_value h, gate, up;
+    TP_TRY(norm(d, &h, x, "post_attention_layernorm"));
+    TP_TRY(linear(d, &gate, h, TP_LINEAR_GATE));
+    TP_TRY(linear(d, &up, h, TP_LINEAR_UP));
+    TP_TRY(talpa_swiglu(&h, d->graph, gate, up));
+    TP_TRY(linear(d, &h, h, TP_LINEAR_DOWN));
+    return talpa_add(y, d->graph, x, h);
+}
+
+enum talpa_status tp_model_hidden(talpa_value *hidden, struct talpa_graph *graph, const struct talpa_model *model,
+                                  const struct tp_batch_inputs *inputs, const struct tp_linear_hook *hook)
+{
+    struct decoder d = {.graph = graph, .model = model, .inputs = inputs, .hook = hook};
+    talpa_value table, x, weight;
+    char name[32];
+    tp_graph_set_scope(graph, "embed");
+    TP_TRY(weight_value(&table, graph, model, "model.embed_tokens.weight"));
+    TP_TRY(talpa_embedding(&x, graph, inputs->ids, table));
+    TP_TRY(tp_graph_name(graph, x, "embed"));
+    for (d.layer = 0; d.layer < model->config.n_layers; d.layer++) {
+        snprintf(name, sizeof name, "layers.%d", d.layer);
+        tp_graph_set_scope(graph, name);
+        TP_TRY(attention(&d, &x, x));
+        TP_TRY(feed_forward(&d, &x, x));
+        snprintf(name, sizeof name, "hidden.%d", d.layer);
+        TP_TRY(tp_graph_name(graph, x, name));
+    }
+    tp_graph_set_scope(graph, "final_norm");
+    TP_TRY(weight_value(&weight, graph, model, "model.norm.weight"));
+    TP_TRY(talpa_rms_norm(hidden, graph, x, weight, (float)model->config.rms_norm_eps));
+    TP_TRY(tp_graph_name(graph, *hidden, "final_norm"));
+    tp_graph_set_scope(graph, "");
+    return TALPA_OK;
+}

@@ -1,0 +1,70 @@
+#include "engine.h"
+
+#include "runtime/device.h"
+
+enum talpa_status tp_engine_open(struct tp_engine *out, size_t device, const struct talpa_model *model)
+{
+    struct tp_engine engine = {0};
+    TP_TRY(tp_device_open(&engine.device, device, false));
+    enum talpa_status status = tp_store_create(&engine.store, engine.device);
+    for (size_t i = 0; i < model->n_weights && status == TALPA_OK; i++) {
+        const struct tp_model_weight *weight = &model->weights[i];
+        const struct tp_store_source source = {.type = weight->type, .data = weight->data, .interleaved_heads = weight->interleaved_heads};
+        status = tp_store_bind(engine.store, weight->name, &source);
+    }
+    if (status == TALPA_OK) *out = engine;
+    else tp_engine_close(&engine);
+    return status;
+}
+
+void tp_engine_close(struct tp_engine *engine)
+{
+    tp_store_free(engine->store);
+    tp_device_close(engine->device);
+    *engine = (struct tp_engine){0};
+}
+
+enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype)
+{
+    static const enum tp_base_dtype base[] = {[TALPA_BASE_AUTO] = TP_BASE_AUTO, [TALPA_BASE_NATIVE] = TP_BASE_NATIVE, [TALPA_BASE_BF16] = TP_BASE_BF16,
+                                              [TALPA_BASE_F32] = TP_BASE_F32};
+    tp_plan_options_default(out);
+    out->base_dtype = base[base_dtype];
+    return TALPA_OK;
+}
+
+static enum talpa_status create(struct tp_program_set *set, struct tp_engine *engine, struct talpa_graph *graph, const struct tp_plan_options *options,
+                                bool dense, bool sparse)
+{
+    const bool wanted[TP_MAX_PLANS] = {[TP_DISPATCH_DENSE] = dense, [TP_DISPATCH_SPARSE] = sparse};
+    struct tp_plan *list[TP_MAX_PLANS];
+    int n = 0;
+    TP_TRY(tp_graph_verify(graph));
+    for (int d = 0; d < TP_MAX_PLANS; d++) {
+        set->plan_of[d] = -1;
+        if (!wanted[d]) continue;
+        struct tp_plan_options own = *options;
+        own.dispatch = (enum tp_dispatch)d;
+        TP_TRY(tp_plan_create(&set->plans[d], graph, tp_device_caps(engine->device), &own));
+        set->plan_of[d] = n;
+        list[n++] = set->plans[d];
+    }
+    return tp_executor_create(&set->executor, engine->store, list, n);
+}
+
+enum talpa_status tp_program_set_create(struct tp_program_set *out, struct tp_engine *engine, struct talpa_graph *graph,
+                                        const struct tp_plan_options *options, bool dense, bool sparse)
+{
+    struct tp_program_set set = {0};
+    const enum talpa_status status = create(&set, engine, graph, options, dense, sparse);
+    if (status == TALPA_OK) *out = set;
+    else tp_program_set_free(&set);
+    return status;
+}
+
+void tp_program_set_free(struct tp_program_set *set)
+{
+    tp_executor_free(set->executor);
+    for (int d = 0; d < TP_MAX_PLANS; d++) tp_plan_free(set->plans[d]);
+    *set = (struct tp_program_set){0};
+}

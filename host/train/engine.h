@@ -1,0 +1,34 @@
+/* A device with a model's weights, and graphs prepared on it. */
+#ifndef TP_ENGINE_H
+#define TP_ENGINE_H
+
+#include "exec/executor.h"
+#include "models/model.h"
+#include "talpa/train.h"
+
+/** One device, one store: what training and evaluation graphs share. */
+struct tp_engine {
+    struct tp_device *device;
+    struct tp_store *store;
+};
+
+/** Opens the device and binds (not yet uploads) all weights of the model, which outlives the engine. */
+enum talpa_status tp_engine_open(struct tp_engine *out, size_t device, const struct talpa_model *model);
+void tp_engine_close(struct tp_engine *engine);
+
+/** Plans of one graph (dense and, if asked for, sparse) and their executor. */
+struct tp_program_set {
+    struct tp_plan *plans[TP_MAX_PLANS]; /* [TP_DISPATCH_DENSE], [TP_DISPATCH_SPARSE]; plans not asked for are NULL */
+    int plan_of[TP_MAX_PLANS];           /* executor's number of the dense and of the sparse plan, -1 if there is none */
+    struct tp_executor *executor;
+};
+
+/** Plan options from public ones: environment, base dtype. */
+enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype);
+
+/** Verifies, plans and prepares a graph. `dense`/`sparse` say which plans are wanted (at least one). */
+enum talpa_status tp_program_set_create(struct tp_program_set *out, struct tp_engine *engine, struct talpa_graph *graph,
+                                        const struct tp_plan_options *options, bool dense, bool sparse);
+void tp_program_set_free(struct tp_program_set *set);
+
+#endif

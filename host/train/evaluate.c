@@ -1,0 +1,128 @@
+#include "evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static enum talpa_status create(struct tp_evaluator *e, const struct talpa_model *model, struct tp_adapter *adapter, uint32_t max_tokens,
+                                const struct tp_plan_options *options, bool sparse)
+{
+    TP_TRY(tp_eval_graph_create(&e->eval, model, adapter, max_tokens, max_tokens, false));
+    TP_TRY(tp_program_set_create(&e->set, e->engine, e->eval.graph, options, !sparse, sparse));
+    TP_TRY(tp_batch_create(&e->batch, max_tokens, max_tokens));
+    e->nll = calloc(max_tokens, sizeof *e->nll);
+    return e->nll ? TALPA_OK : tp_fail_memory("evaluation", (unsigned long long)max_tokens * sizeof *e->nll);
+}
+
+enum talpa_status tp_evaluator_create(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
+                                      uint32_t max_tokens, const struct tp_plan_options *options, bool sparse)
+{
+    struct tp_evaluator evaluator = {.engine = engine};
+    const enum talpa_status status = create(&evaluator, model, adapter, max_tokens, options, sparse);
+    if (status == TALPA_OK) *out = evaluator;
+    else tp_evaluator_free(&evaluator);
+    return status;
+}
+
+void tp_evaluator_free(struct tp_evaluator *evaluator)
+{
+    tp_program_set_free(&evaluator->set);
+    tp_eval_graph_free(&evaluator->eval);
+    tp_batch_free(&evaluator->batch);
+    free(evaluator->nll);
+    evaluator->nll = NULL;
+}
+
+static enum talpa_status pass(struct tp_evaluator *e, const struct tp_dataset *dataset, size_t first, size_t n, tp_evaluate_visit *visit, void *user)
+{
+    struct tp_step step = {{0}};
+    tp_step_set_f32(&step, TP_STEP_LOSS_SCALE, 1.0f);
+    TP_TRY(tp_batch_write(&e->batch, e->set.executor, &e->eval.inputs, &step));
+    TP_TRY(tp_executor_step(e->set.executor, &step));
+    TP_TRY(tp_executor_run(e->set.executor, 0, TP_PHASE_BATCH));
+    TP_TRY(tp_executor_read(e->set.executor, e->eval.nll, e->nll, e->batch.n_labelled * sizeof *e->nll));
+    const float *nll = e->nll;
+    for (size_t i = first; i < first + n; i++) {
+        const struct tp_dataset_example example = tp_dataset_example(dataset, i);
+        uint32_t count = 0;
+        for (uint32_t p = 1; p < example.n_tokens; p++) count += example.labels[p] != TP_DATASET_IGNORED;
+        TP_TRY(visit(user, i, &example, nll, count));
+        nll += count;
+    }
+    return TALPA_OK;
+}
+
+enum talpa_status tp_evaluator_run(struct tp_evaluator *e, const struct tp_dataset *dataset, int batch_size, tp_evaluate_visit *visit, void *user)
+{
+    const size_t n = tp_dataset_n_examples(dataset);
+    for (size_t first = 0; first < n;) {
+        tp_batch_clear(&e->batch);
+        size_t taken = 0;
+        while (first + taken < n && taken < (size_t)batch_size) {
+            const struct tp_dataset_example example = tp_dataset_example(dataset, first + taken);
+            if (taken && example.n_tokens > e->batch.max_tokens - e->batch.n_tokens) break;
+            TP_TRY(tp_batch_add(&e->batch, &example, (uint32_t)taken, 0, 0));
+            taken++;
+        }
+        TP_TRY(pass(e, dataset, first, taken, visit, user));
+        first += taken;
+    }
+    return TALPA_OK;
+}
+
+/* ---- losses ---- */
+
+static enum talpa_status add_loss(void *user, size_t index, const struct tp_dataset_example *example, const float *nll, uint32_t n)
+{
+    (void)example;
+    struct tp_losses *losses = user;
+    losses->n[index] = n;
+    for (uint32_t i = 0; i < n; i++) losses->sum[index] += (double)nll[i];
+    return TALPA_OK;
+}
+
+enum talpa_status tp_evaluator_losses(struct tp_losses *out, struct tp_evaluator *evaluator, const struct tp_dataset *dataset, int batch_size)
+{
+    const size_t n = tp_dataset_n_examples(dataset);
+    struct tp_losses losses = {.sum = calloc(n + 1, sizeof *losses.sum), .n = calloc(n + 1, sizeof *losses.n), .n_examples = n};
+    enum talpa_status status = losses.sum && losses.n ? TALPA_OK : tp_fail_memory("losses", n * sizeof *losses.sum);
+    if (status == TALPA_OK) status = tp_evaluator_run(evaluator, dataset, batch_size, add_loss, &losses);
+    if (status == TALPA_OK) *out = losses;
+    else tp_losses_free(&losses);
+    return status;
+}
+
+void tp_losses_free(struct tp_losses *losses)
+{
+    free(losses->sum);
+    free(losses->n);
+    *losses = (struct tp_losses){0};
+}
+
+/* Ratio sum(value) / sum(n) and its error: residuals value_i - ratio * n_i are centred, their spread over examples gives the error. */
+static void ratio(double *mean, double *error, const double *value, const double *minus, const uint32_t *n, size_t n_examples)
+{
+    double total = 0.0, tokens = 0.0, spread = 0.0;
+    for (size_t i = 0; i < n_examples; i++) {
+        total += value[i] - (minus ? minus[i] : 0.0);
+        tokens += n[i];
+    }
+    *mean = tokens > 0.0 ? total / tokens : 0.0;
+    for (size_t i = 0; i < n_examples; i++) {
+        const double residual = value[i] - (minus ? minus[i] : 0.0) - *mean * n[i];
+        spread += residual * residual;
+    }
+    *error = n_examples > 1 && tokens > 0.0 ? sqrt(spread * (double)n_examples / (double)(n_examples - 1)) / tokens : 0.0;
+}
+
+struct talpa_eval_result tp_losses_summary(const struct tp_losses *losses)
+{
+    struct talpa_eval_result result = {.n_examples = (int64_t)losses->n_examples};
+    for (size_t i = 0; i < losses->n_examples; i++) result.n_tokens += losses->n[i];
+    ratio(&result.loss, &result.standard_error, losses->sum, NULL, losses->n, losses->n_examples);
+    return result;
+}
+
+void tp_losses_compare(double *difference, double *error, const struct tp_losses *before, const struct tp_losses *after)
+{
+    ratio(difference, error, after->sum, before->sum, after->n, after->n_examples);
+}

@@ -1,0 +1,43 @@
+/* The graphs of training and of evaluation. */
+#ifndef TP_TRAIN_GRAPH_H
+#define TP_TRAIN_GRAPH_H
+
+#include "adapters/adapter.h"
+
+struct tp_train_graph_options {
+    int64_t max_tokens, max_labelled; /* bounds of a micro-batch */
+    double aux_coef;
+    bool aux_on_probability;
+    double beta1, beta2, epsilon; /* AdamW */
+};
+
+/** Phase batch: forward, loss, backward, accumulation. Phase update: norm, clipping, AdamW. */
+struct tp_train_graph {
+    struct talpa_graph *graph;
+    struct tp_batch_inputs inputs;
+    talpa_value params, grads, m, v; /* banks, version 0 */
+    talpa_value selected, counts;    /* i32 states: selections per expert in this step, optimizer steps per tensor */
+    talpa_value tensors;             /* input: the tensor table [n_tensors, 4] i32 */
+    talpa_value loss, nll, aux;      /* outputs per micro-batch; aux is TALPA_NONE for LoRA */
+    talpa_value norm;                /* output of the update phase */
+    int32_t *tensor_rows;            /* host contents of `tensors` */
+    size_t tensor_bytes;
+};
+
+/** Builds the training graph of an adapter; the passes have run. The caller frees it. */
+enum talpa_status tp_train_graph_create(struct tp_train_graph *out, const struct talpa_model *model, struct tp_adapter *adapter,
+                                        const struct tp_train_graph_options *options);
+void tp_train_graph_free(struct tp_train_graph *train);
+
+/** Forward only: nll per labelled row. Adapter NULL: the base. `with_logits` also gives logits [T, vocabulary] (tests, small models). */
+struct tp_eval_graph {
+    struct talpa_graph *graph;
+    struct tp_batch_inputs inputs;
+    talpa_value params; /* TALPA_NONE for the base */
+    talpa_value nll, loss, logits;
+};
+enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter, int64_t max_tokens,
+                                       int64_t max_labelled, bool with_logits);
+void tp_eval_graph_free(struct tp_eval_graph *eval);
+
+#endif
