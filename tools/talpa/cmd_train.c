@@ -1,0 +1,230 @@
+/* talpa train */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "options.h"
+#include "output.h"
+#include "program.h"
+#include "progress.h"
+#include "talpa/train.h"
+#include "train_flags.h"
+
+struct train {
+    struct train_flags flags;
+    const char *model, *device, *fake_device, *output_file;
+    int format;
+    bool dry_run;
+    int last_step;
+};
+
+static bool on_step(void *user, const struct talpa_train_row *row)
+{
+    struct train *train = user;
+    train->last_step = row->current_steps;
+    progress_step(row);
+    return !program_stop_requested;
+}
+
+static void on_note(void *user, const char *line)
+{
+    (void)user;
+    program_note("%s", line);
+}
+
+static void print_result(struct output *output, enum output_format format, const struct train *train,
+                         const struct talpa_train_result *result)
+{
+    char digest[24];
+    snprintf(digest, sizeof digest, "%016" PRIx64, result->digest);
+    const bool eval = result->has_eval;
+    if (format == OUTPUT_MD) {
+        if (eval)
+            fprintf(output->file,
+                    "held-out loss  before %.6f  after %.6f  difference %+.6f ± %.6f  (%" PRId64 " rows, %" PRId64 " tokens)\n",
+                    result->before.loss, result->after.loss, result->difference, result->difference_error, result->after.n_examples,
+                    result->after.n_tokens);
+        fprintf(output->file, "steps %d   throughput %.1f tokens/s   trainable %.3f M\ndigest %s\noutput %s\n", result->n_steps,
+                result->throughput, (double)result->n_trainable / 1e6, digest, train->flags.options.output_dir);
+        return;
+    }
+    const struct field fields[] = {
+        field_int("steps", result->n_steps),
+        eval ? field_real("eval_before_loss", result->before.loss) : field_null("eval_before_loss"),
+        eval ? field_real("eval_before_stderr", result->before.standard_error) : field_null("eval_before_stderr"),
+        eval ? field_real("eval_after_loss", result->after.loss) : field_null("eval_after_loss"),
+        eval ? field_real("eval_after_stderr", result->after.standard_error) : field_null("eval_after_stderr"),
+        eval ? field_real("eval_difference", result->difference) : field_null("eval_difference"),
+        eval ? field_real("eval_difference_stderr", result->difference_error) : field_null("eval_difference_stderr"),
+        eval ? field_int("eval_examples", result->after.n_examples) : field_null("eval_examples"),
+        eval ? field_int("eval_tokens", result->after.n_tokens) : field_null("eval_tokens"),
+        field_real("throughput", result->throughput),
+        field_int("trainable_parameters", result->n_trainable),
+        field_text("digest", digest),
+        field_text("output_dir", train->flags.options.output_dir),
+    };
+    output_begin(output, format, true);
+    output_record(output, format, fields, sizeof fields / sizeof *fields);
+    output_end(output, format, true);
+}
+
+static int dry_run(struct train *train, struct talpa_model *model)
+{
+    struct program_device device;
+    struct talpa_memory_plan plan;
+    int code = program_device_choose(&device, train->device, train->fake_device);
+    if (code >= 0) return code;
+    const enum talpa_status status = talpa_train_plan_memory(&plan, model, &device.caps, &train->flags.options);
+    if (status != TALPA_OK) return program_fail(status);
+    program_note("device %s", device.caps.name);
+    struct output output;
+    code = output_open(&output, train->output_file);
+    if (code >= 0) return code;
+    train_memory_print(&output, (enum output_format)train->format, model, &device.caps, &plan);
+    return output_close(&output);
+}
+
+static int run(struct train *train, struct talpa_model *model)
+{
+    struct program_device device;
+    int code = program_device_choose(&device, train->device, NULL);
+    if (code >= 0) return code;
+    struct output output;
+    code = output_open(&output, train->output_file);
+    if (code >= 0) return code;
+
+    const struct talpa_train_callbacks callbacks = {.step = on_step, .note = on_note, .user = train};
+    struct talpa_train_result result;
+    program_signals_stop();
+    progress_begin(train->flags.options.logging_steps, options_verbosity < 0);
+    const enum talpa_status status = talpa_train(&result, model, device.index, &train->flags.options, &callbacks);
+    progress_end();
+    program_signals_default();
+    if (status != TALPA_OK) {
+        output_discard(&output);
+        if (status != TALPA_E_INTERRUPTED) return program_fail(status);
+        program_error("interrupted after step %d; the adapter is saved in %s", train->last_step, train->flags.options.output_dir);
+        return talpa_exit_code(status);
+    }
+    print_result(&output, (enum output_format)train->format, train, &result);
+    return output_close(&output);
+}
+
+static int check(struct train *train, const struct options *options)
+{
+    const struct talpa_train_options *o = &train->flags.options;
+    if (!train->model) return options_fail(options, "--model (-m) is missing: a GGUF file, or random:tiny");
+    if (train->fake_device && !train->dry_run) return options_fail(options, "--fake-device can only be planned for: add --dry-run");
+    if (train->fake_device && train->device) return options_fail(options, "--device and --fake-device exclude each other");
+    if (!train->dry_run && !o->data) return options_fail(options, "--data is missing: a JSONL file of training rows");
+    if (!train->dry_run && !o->output_dir) return options_fail(options, "--output-dir is missing: the folder for adapter and log");
+    return train_flags_finish(&train->flags, options);
+}
+
+int cmd_train(int argc, char **argv)
+{
+    static struct train train;
+    static struct options options;
+    struct talpa_train_options *o = &train.flags.options;
+    options = (struct options){.verb = "train",
+                               .usage = "-m MODEL --data FILE --output-dir DIR [options]",
+                               .summary = "Fine-tunes LoRA or a mixture of LoRA experts on a frozen model."};
+    const struct option table[] = {
+        {.kind = OPTION_GROUP, .help = "Files"},
+        {.kind = OPTION_TEXT,
+         .name = "model",
+         .letter = 'm',
+         .target = &train.model,
+         .argument = "MODEL",
+         .help = "GGUF file, or random:tiny"},
+        {.kind = OPTION_TEXT, .name = "data", .target = &o->data, .argument = "FILE", .help = "training rows, JSONL"},
+        {.kind = OPTION_TEXT,
+         .name = "eval-data",
+         .target = &o->eval_data,
+         .argument = "FILE",
+         .help = "held-out rows: their loss before and after"},
+        {.kind = OPTION_TEXT,
+         .name = "output-dir",
+         .target = &o->output_dir,
+         .argument = "DIR",
+         .help = "adapter and trainer_log.jsonl go here"},
+        {.kind = OPTION_TEXT,
+         .name = "init-lora",
+         .target = &o->init_lora,
+         .argument = "DIR",
+         .help = "start from this adapter's parameters"},
+        {.kind = OPTION_FLAG,
+         .name = "allow-other-base",
+         .target = &o->allow_other_base,
+         .help = "accept an adapter of another base model"},
+        {.kind = OPTION_TEXT,
+         .name = "chat-template",
+         .target = &o->chat_template,
+         .argument = "NAME",
+         .help = "for \"messages\" rows, instead of the model's own"},
+        {.kind = OPTION_FLAG, .name = "no-shuffle", .target = &o->no_shuffle, .help = "rows in file order"},
+        {.kind = OPTION_INT,
+         .name = "save-steps",
+         .target = &o->save_steps,
+         .argument = "N",
+         .help = "save every N steps; 0: at the end only",
+         .max = 2147483647},
+        {.kind = OPTION_INT,
+         .name = "logging-steps",
+         .target = &o->logging_steps,
+         .argument = "N",
+         .help = "a log row every N steps",
+         .min = 1,
+         .max = 2147483647},
+        {.kind = OPTION_TEXT,
+         .name = "route-log",
+         .target = &o->route_log,
+         .argument = "FILE",
+         .help = "routing counts per step and module, JSONL"},
+        {.kind = OPTION_LATER,
+         .name = "resume-from",
+         .argument = "PATH|auto",
+         .help = "use --init-lora DIR to go on from saved parameters"},
+        {.kind = OPTION_LATER_FLAG, .name = "allow-plan-change", .help = "it belongs to --resume-from"},
+        {.kind = OPTION_GROUP, .help = "Run and result"},
+        {.kind = OPTION_TEXT,
+         .name = "device",
+         .alias = "-dev",
+         .target = &train.device,
+         .argument = "DEVICE",
+         .help = "index or part of a name, see 'talpa devices'"},
+        {.kind = OPTION_FLAG, .name = "dry-run", .target = &train.dry_run, .help = "print the memory it would take and stop"},
+        {.kind = OPTION_TEXT,
+         .name = "fake-device",
+         .target = &train.fake_device,
+         .argument = "NAME",
+         .help = "with --dry-run: amd, intel, nvidia or cpu"},
+        {.kind = OPTION_CHOICE,
+         .name = "output",
+         .letter = 'o',
+         .target = &train.format,
+         .argument = OUTPUT_FORMATS,
+         .help = "format of the result"},
+        {.kind = OPTION_TEXT,
+         .name = "output-file",
+         .target = &train.output_file,
+         .argument = "FILE",
+         .help = "result into FILE instead of stdout"},
+    };
+    options_add(&options, table, sizeof table / sizeof *table);
+    train_flags_add(&options, &train.flags);
+    int code = options_parse(&options, argc, argv);
+    if (code < 0) code = check(&train, &options);
+    if (code < 0) {
+        program_log_level();
+        struct talpa_model *model = NULL;
+        const enum talpa_status status = talpa_model_open(&model, train.model);
+        if (status != TALPA_OK)
+            code = program_fail(status);
+        else
+            code = train.dry_run ? dry_run(&train, model) : run(&train, model);
+        talpa_model_close(model);
+    }
+    options_free(&options);
+    return code;
+}

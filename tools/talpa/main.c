@@ -1,0 +1,83 @@
+/* talpa: verb dispatch. */
+#include <stdio.h>
+#include <string.h>
+
+#include "options.h"
+#include "output.h"
+#include "program.h"
+
+struct verb {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+};
+
+static const struct verb verbs[] = {
+    {"train", cmd_train, "fine-tune LoRA experts on a frozen model"},
+    {"score", cmd_score, "log-probabilities of given completions"},
+    {"inspect", cmd_inspect, "what a model or adapter holds; training graph and plan"},
+    {"tokenize", cmd_tokenize, "token ids of a text"},
+    {"devices", cmd_devices, "the OpenCL devices of this machine"},
+};
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static void print_help(FILE *file)
+{
+    fprintf(file, "Usage: talpa VERB [options]\nFine-tuning of mixtures of LoRA experts on any OpenCL device.\n\nVerbs:\n");
+    for (size_t i = 0; i < N_VERBS; ++i) fprintf(file, "  %-10s %s\n", verbs[i].name, verbs[i].summary);
+    fprintf(file, "\n'talpa VERB --help' lists a verb's options, 'talpa --version' the version.\n"
+                  "Environment: TALPA_DEVICE (index or part of a name), TALPA_CACHE_DIR, TALPA_LOG (error, warn, info, debug),\n"
+                  "TALPA_ARG_<FLAG> (a flag's value), NO_COLOR.\n"
+                  "Exit codes: 0 done, 1 failed, 2 usage, 3 check failed, 65 bad data, 66 no input, 69 no device, 70 internal error,\n"
+                  "71 device or memory, 73 and 74 output, 75 interrupted and saved, 130 interrupted.\n");
+}
+
+static int fail_unknown(const char *word)
+{
+    static const char *const later[] = {"generate", "chat", "serve", "eval",   "bench", "verify",
+                                        "doctor",   "tune", "merge", "export", "cache"};
+    for (size_t i = 0; i < sizeof later / sizeof *later; ++i)
+        if (!strcmp(word, later[i])) {
+            program_error("'%s' is not in this version; known: train, score, inspect, tokenize, devices", word);
+            return 2;
+        }
+    const char *names[N_VERBS + 2] = {[N_VERBS] = "--help", [N_VERBS + 1] = "--version"};
+    for (size_t i = 0; i < N_VERBS; ++i) names[i] = verbs[i].name;
+    const char *nearest = options_nearest(word, names, N_VERBS + 2);
+    const char *what = word[0] == '-' ? "flag" : "verb";
+    if (nearest)
+        program_error("unknown %s '%s'; did you mean '%s'?", what, word, nearest);
+    else
+        program_error("unknown %s '%s'; known verbs: train, score, inspect, tokenize, devices", what, word);
+    fprintf(stderr, "Try 'talpa --help'.\n");
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    program_signals_default();
+    if (argc < 2) {
+        print_help(stderr);
+        return 2;
+    }
+    const char *word = argv[1];
+    if (!strcmp(word, "--help") || !strcmp(word, "-h") || (!strcmp(word, "help") && argc == 2)) {
+        print_help(stdout);
+        return output_flush_stdout();
+    }
+    if (!strcmp(word, "--version") || !strcmp(word, "version")) {
+        printf("talpa %s\n", TALPA_VERSION_STRING);
+        return output_flush_stdout();
+    }
+    char *help_argv[] = {argc > 2 ? argv[2] : argv[1], "--help", NULL};
+    if (!strcmp(word, "help")) {
+        word = argv[2];
+        argc = 3;
+        argv = help_argv;
+    } else {
+        ++argv;
+    }
+    for (size_t i = 0; i < N_VERBS; ++i)
+        if (!strcmp(word, verbs[i].name)) return verbs[i].run(argc - 1, argv);
+    return fail_unknown(word);
+}

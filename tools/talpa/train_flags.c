@@ -1,0 +1,211 @@
+#include "train_flags.h"
+
+#include <limits.h>
+#include <string.h>
+
+#include "program.h"
+
+enum { LORA_RANK_DEFAULT = 32 }; /* as many columns as 8 experts of rank 4: the baseline of arXiv 2405.00361 */
+
+void train_flags_add(struct options *options, struct train_flags *f)
+{
+    *f = (struct train_flags){.lora_rank = LORA_RANK_DEFAULT, .modules = "q,k,v,o"};
+    talpa_train_default(&f->options);
+    struct talpa_train_options *o = &f->options;
+    f->routing = talpa_routing_name(o->adapter.routing);
+    f->expert_rank = o->adapter.rank;
+    f->schedule = (int)o->schedule;
+    f->aux_on = o->aux_on_probability;
+    f->base_dtype = (int)o->base_dtype;
+    f->dispatch = (int)o->dispatch;
+    const double big = INT_MAX;
+    const struct option table[] = {
+        {.kind = OPTION_GROUP, .help = "Adapter"},
+        {OPTION_TEXT, "routing-strategy", 0, NULL, &f->routing, "NAME", "lora, topk, threshold or adamole", 0, 0, false, 0},
+        {OPTION_INT, "lora-rank", 'r', NULL, &f->lora_rank, "N", "rank; lora only", 1, 4096, false, 0},
+        {OPTION_INT, "expert-rank", 0, NULL, &f->expert_rank, "N", "rank of each expert; mixtures only", 1, 4096, false, 0},
+        {OPTION_INT, "num-experts", 0, NULL, &o->adapter.n_experts, "N", "experts per linear; mixtures only", 1, 1024, false, 0},
+        {OPTION_INT, "router-top-k", 0, "top-k", &o->adapter.top_k, "N", "experts per token; topk only", 1, 1024, false, 0},
+        {OPTION_REAL, "router-threshold", 0, "threshold", &o->adapter.threshold, "P",
+         "least probability of an expert; threshold only; 0: 1/experts", 0, 1, false, 0},
+        {OPTION_REAL, "max-threshold", 0, NULL, &o->adapter.max_threshold, "P",
+         "upper end of the learned threshold; adamole only; 0: 1/experts", 0, 1, false, 0},
+        {OPTION_REAL, "lora-alpha", 0, NULL, &o->adapter.alpha, "X", "an expert is scaled by alpha / rank", 0, 1e9, false, 0},
+        {OPTION_REAL, "lora-dropout", 0, NULL, &o->adapter.dropout, "P", "dropout on the adapter's input", 0, 0.999, false, 0},
+        {OPTION_CHOICE, "expert-dropout-mask", 0, NULL, &f->dropout_mask, "shared|independent",
+         "one mask for all experts of a linear (independent: not in this version)", 0, 0, false, 0},
+        {OPTION_TEXT, "lora-modules", 0, "target-modules", &f->modules, "LIST", "of q,k,v,o,gate,up,down, or all", 0, 0, false, 0},
+        {OPTION_REAL, "router-aux-loss-coef", 0, NULL, &o->aux_coef, "X", "weight of the load-balancing loss", 0, 1e9, false, 0},
+        {OPTION_CHOICE, "aux-on", 0, NULL, &f->aux_on, "shifted|probability", "adamole: balance p - threshold, or p", 0, 0, false, 0},
+        {OPTION_FLAG, "aux-include-pads", 0, NULL, &o->aux_include_pads, NULL, "count pads in that loss, as the published code does", 0, 0,
+         false, 0},
+        {OPTION_CHOICE, "expert-dispatch", 0, NULL, &f->dispatch, "auto|dense|sparse", "how experts are computed; the result is the same",
+         0, 0, false, 0},
+        {.kind = OPTION_GROUP, .help = "Batch"},
+        {OPTION_INT, "batch-size", 'b', NULL, &o->batch_size, "N", "examples per micro-batch", 1, 65536, false, 0},
+        {OPTION_INT, "max-seq-length", 'c', "ctx-size", &o->max_seq_length, "N", "tokens per example", 2, 1 << 20, false, 0},
+        {OPTION_INT, "gradient-accumulation-steps", 0, NULL, &o->accumulation, "N", "micro-batches per optimizer step", 1, 1 << 20, false,
+         0},
+        {OPTION_CHOICE, "base-dtype", 0, NULL, &f->base_dtype, "auto|native|bf16|f32",
+         "frozen weights on the device; native: as in the file", 0, 0, false, 0},
+        {OPTION_CHOICE, "compute-dtype", 0, NULL, &f->compute_dtype, "auto|f32|bf16", "of the arithmetic (bf16: not in this version)", 0, 0,
+         false, 0},
+        {OPTION_LATER_FLAG, "packing", 0, NULL, NULL, NULL, "leave it out: every example has its own row", 0, 0, false, 0},
+        {OPTION_LATER_FLAG, "gradient-checkpointing", 0, NULL, NULL, NULL,
+         "use a smaller --batch-size with more --gradient-accumulation-steps", 0, 0, false, 0},
+        {OPTION_LATER, "ubatch-size", 0, "-ub", NULL, "N", "use --batch-size", 0, 0, false, 0},
+        {.kind = OPTION_GROUP, .help = "Optimizer (AdamW, betas 0.9 and 0.999, eps 1e-8)"},
+        {OPTION_INT, "max-steps", 0, NULL, &o->max_steps, "N", "optimizer steps; 0: as the epochs say", 0, big, false, 0},
+        {OPTION_REAL, "num-train-epochs", 0, NULL, &o->num_epochs, "X", "passes over the data", 0, 1e6, false, 0},
+        {OPTION_REAL, "learning-rate", 0, "lr", &o->learning_rate, "X", "after the warm-up", 0, 1e3, false, 0},
+        {OPTION_CHOICE, "lr-scheduler", 0, NULL, &f->schedule, "constant|linear|cosine", "learning rate after the warm-up", 0, 0, false, 0},
+        {OPTION_INT, "warmup-steps", 0, NULL, &o->warmup_steps, "N", "steps of linear rise", 0, big, false, 0},
+        {OPTION_REAL, "weight-decay", 0, NULL, &o->weight_decay, "X", "decoupled", 0, 1e3, false, 0},
+        {OPTION_REAL, "max-grad-norm", 0, NULL, &o->max_grad_norm, "X", "clip the gradient's norm; 0: no clipping", 0, 1e9, false, 0},
+        {OPTION_SEED, "seed", 's', NULL, &o->seed, "N", "same seed, device and flags: same digests", 0, 0, false, 0},
+    };
+    options_add(options, table, sizeof table / sizeof *table);
+}
+
+static bool on_command_line(const struct options *options, const char *name)
+{
+    return options_source(options, name) == OPTION_COMMAND_LINE;
+}
+
+int train_flags_finish(struct train_flags *f, const struct options *options)
+{
+    struct talpa_train_options *o = &f->options;
+    static const char *const later[] = {"moelora", "mole", "tokenlevel", "mixlora"};
+    for (size_t i = 0; i < sizeof later / sizeof *later; ++i)
+        if (!strcmp(f->routing, later[i]))
+            return options_fail(options, "--routing-strategy %s is not in this version; known: lora, topk, threshold, adamole", f->routing);
+    if (talpa_routing_parse(&o->adapter.routing, f->routing) != TALPA_OK)
+        return options_fail(options, "--routing-strategy: found '%s', expected one of lora, topk, threshold, adamole", f->routing);
+    if (talpa_modules_parse(&o->adapter.modules, f->modules) != TALPA_OK)
+        return options_fail(options, "--lora-modules: %s", talpa_error_message());
+
+    const bool lora = o->adapter.routing == TALPA_ROUTING_LORA;
+    if (lora && on_command_line(options, "expert-rank"))
+        return options_fail(options, "--expert-rank belongs to mixtures; --routing-strategy lora uses --lora-rank");
+    if (!lora && on_command_line(options, "lora-rank"))
+        return options_fail(options, "--lora-rank belongs to --routing-strategy lora; %s uses --expert-rank (per expert)", f->routing);
+    const struct {
+        const char *flag;
+        enum talpa_routing routing;
+    } owned[] = {{"router-top-k", TALPA_ROUTING_TOPK},
+                 {"router-threshold", TALPA_ROUTING_THRESHOLD},
+                 {"max-threshold", TALPA_ROUTING_ADAMOLE},
+                 {"aux-on", TALPA_ROUTING_ADAMOLE}};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; ++i)
+        if (o->adapter.routing != owned[i].routing && on_command_line(options, owned[i].flag))
+            return options_fail(options, "--%s belongs to --routing-strategy %s, not to %s", owned[i].flag,
+                                talpa_routing_name(owned[i].routing), f->routing);
+    if (lora && on_command_line(options, "num-experts") && o->adapter.n_experts != 1)
+        return options_fail(options, "--num-experts %d: --routing-strategy lora has one expert; choose topk, threshold or adamole",
+                            o->adapter.n_experts);
+    o->adapter.rank = lora ? f->lora_rank : f->expert_rank;
+    if (lora) o->adapter.n_experts = 1;
+    if (o->adapter.routing == TALPA_ROUTING_TOPK && o->adapter.top_k > o->adapter.n_experts)
+        return options_fail(options, "--router-top-k %d is more than --num-experts %d", o->adapter.top_k, o->adapter.n_experts);
+    if (f->dropout_mask == 1) return options_fail(options, "--expert-dropout-mask independent is not in this version; known: shared");
+    if (f->compute_dtype == 2) return options_fail(options, "--compute-dtype bf16 is not in this version; known: auto, f32");
+    if (o->max_steps == 0 && o->num_epochs <= 0)
+        return options_fail(options, "--max-steps and --num-train-epochs are both 0; one has to be above");
+    o->schedule = (enum talpa_schedule)f->schedule;
+    o->base_dtype = (enum talpa_base_dtype)f->base_dtype;
+    o->dispatch = (enum talpa_expert_dispatch)f->dispatch;
+    o->aux_on_probability = f->aux_on == 1;
+    return -1;
+}
+
+void train_modules_text(char *text, size_t size, unsigned modules)
+{
+    static const char *const names[TALPA_N_MODULES] = {"q", "k", "v", "o", "gate", "up", "down"};
+    size_t used = 0;
+    text[0] = '\0';
+    for (int i = 0; i < TALPA_N_MODULES; ++i)
+        if (modules & (1u << i) && used < size) used += (size_t)snprintf(text + used, size - used, "%s%s", used ? "," : "", names[i]);
+}
+
+size_t train_adapter_fields(struct field *fields, const struct talpa_adapter_config *config, char *text, size_t size)
+{
+    size_t n = 0;
+    train_modules_text(text, size, config->modules);
+    fields[n++] = field_text("routing", talpa_routing_name(config->routing));
+    fields[n++] = field_int("rank", config->rank);
+    fields[n++] = field_int("n_experts", config->n_experts);
+    if (config->routing == TALPA_ROUTING_TOPK) fields[n++] = field_int("top_k", config->top_k);
+    if (config->routing == TALPA_ROUTING_THRESHOLD) fields[n++] = field_real("threshold", config->threshold);
+    if (config->routing == TALPA_ROUTING_ADAMOLE) fields[n++] = field_real("max_threshold", config->max_threshold);
+    fields[n++] = field_real("alpha", config->alpha);
+    fields[n++] = field_real("dropout", config->dropout);
+    fields[n++] = field_text("modules", text);
+    return n;
+}
+
+static const char *main_dtype(struct talpa_model *model)
+{
+    size_t bytes[TALPA_N_DTYPES] = {0};
+    enum talpa_dtype most = TALPA_F32;
+    for (size_t i = 0; i < talpa_model_n_tensors(model); ++i) {
+        const struct talpa_tensor_info tensor = talpa_model_tensor(model, i);
+        bytes[tensor.dtype] += tensor.n_bytes;
+        if (bytes[tensor.dtype] > bytes[most]) most = tensor.dtype;
+    }
+    return talpa_dtype_name(most);
+}
+
+static void count_text(char *text, size_t size, double n)
+{
+    if (n >= 1e6)
+        snprintf(text, size, "%.2f M", n / 1e6);
+    else
+        snprintf(text, size, "%.1f K", n / 1e3);
+}
+
+void train_memory_print(struct output *output, enum output_format format, struct talpa_model *model, const struct talpa_device_caps *caps,
+                        const struct talpa_memory_plan *plan)
+{
+    if (format != OUTPUT_MD) {
+        const struct field fields[] = {
+            field_text("device", caps->name),
+            field_int("weight_bytes", (int64_t)plan->weight_bytes),
+            field_int("packed_bytes", (int64_t)plan->packed_bytes),
+            field_int("adapter_bytes", (int64_t)plan->adapter_bytes),
+            field_int("gradient_bytes", (int64_t)plan->gradient_bytes),
+            field_int("optimizer_bytes", (int64_t)plan->optimizer_bytes),
+            field_int("input_bytes", (int64_t)plan->input_bytes),
+            field_int("activation_bytes", (int64_t)plan->activation_bytes),
+            field_int("total_bytes", (int64_t)plan->total_bytes),
+            field_int("largest_bytes", (int64_t)plan->largest_bytes),
+            field_int("max_alloc_bytes", (int64_t)plan->max_alloc_bytes),
+            field_int("global_mem_bytes", (int64_t)caps->global_mem_bytes),
+            field_int("n_trainable", plan->n_trainable),
+            field_int("n_parameters", plan->n_parameters),
+            field_int("n_modules", plan->n_modules),
+            field_int("n_modules_possible", plan->n_modules_possible),
+            field_int("n_launches_batch", plan->n_launches_batch),
+            field_int("n_launches_update", plan->n_launches_update),
+        };
+        output_begin(output, format, true);
+        output_record(output, format, fields, sizeof fields / sizeof *fields);
+        output_end(output, format, true);
+        return;
+    }
+    const double mib = 1024.0 * 1024.0, gib = 1024.0 * mib;
+    fprintf(output->file, "base %.1f MiB (frozen, %s", (double)(plan->weight_bytes + plan->packed_bytes) / mib, main_dtype(model));
+    if (plan->packed_bytes) fprintf(output->file, "; %.1f of it in panels", (double)plan->packed_bytes / mib);
+    fprintf(output->file, ")  adapters %.1f  gradients %.1f  optimizer %.1f  inputs %.1f  activations %.1f  total %.1f MiB of %.1f GiB\n",
+            (double)plan->adapter_bytes / mib, (double)plan->gradient_bytes / mib, (double)plan->optimizer_bytes / mib,
+            (double)plan->input_bytes / mib, (double)plan->activation_bytes / mib, (double)plan->total_bytes / mib,
+            (double)caps->global_mem_bytes / gib);
+    const double all = (double)plan->n_parameters;
+    char trainable[32], parameters[32];
+    count_text(trainable, sizeof trainable, (double)plan->n_trainable);
+    count_text(parameters, sizeof parameters, all);
+    fprintf(output->file, "trainable %s of %s (%.2f%%)   target match: %d/%d modules   largest buffer %.1f MiB (limit %.1f GiB)\n",
+            trainable, parameters, all > 0 ? 100.0 * (double)plan->n_trainable / all : 0.0, plan->n_modules, plan->n_modules_possible,
+            (double)plan->largest_bytes / mib, (double)plan->max_alloc_bytes / gib);
+    fprintf(output->file, "launches %d per micro-batch, %d per update\n", plan->n_launches_batch, plan->n_launches_update);
+    if (plan->total_bytes > caps->global_mem_bytes) fprintf(output->file, "does not fit: use a smaller --batch-size or --max-seq-length\n");
+}
