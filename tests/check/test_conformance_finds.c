@@ -28,11 +28,16 @@ static const struct fault faults[] = {
     {"not a number", "if (i < n) out[i] = i == n / 2 ? NAN : a[i] + b[i];", {"forward"}},
     {"rows out of use written", "if (i < (size_t)bound * inner) out[i] = i < n ? a[i] + b[i] : 0.0f;", {"rows"}},
     {"rows out of use read", "if (i < n) out[i] = a[i] + b[i] + 0.0f * a[(size_t)bound * inner - 1];", {"forward"}},
-    {"written past the end", "if (i < n) out[i] = a[i] + b[i]; if (i == 0) out[(size_t)bound * inner] = 1.0f;", {"guard", "gradient guard"}},
-    {"input of the graph written past its end", "if (i < n) out[i] = a[i] + b[i]; if (i == 0) ((__global float *)b)[(size_t)bound * inner] = 1.0f;",
+    {"written past the end",
+     "if (i < n) out[i] = a[i] + b[i]; if (i == 0) out[(size_t)bound * inner] = 1.0f;",
      {"guard", "gradient guard"}},
-    {"what was left from the last run", "if (i < n) out[i] = a[i] + b[i]; if (i == 0) { __global int *c = (__global int *)b + (size_t)bound * inner + 64; "
-     "out[0] += 1e-6f * (float)(*c + 1); *c += 1; }", {"guard", "repeat", "gradient guard"}},
+    {"input of the graph written past its end",
+     "if (i < n) out[i] = a[i] + b[i]; if (i == 0) ((__global float *)b)[(size_t)bound * inner] = 1.0f;",
+     {"guard", "gradient guard"}},
+    {"what was left from the last run",
+     "if (i < n) out[i] = a[i] + b[i]; if (i == 0) { __global int *c = (__global int *)b + (size_t)bound * inner + 64; "
+     "out[0] += 1e-6f * (float)(*c + 1); *c += 1; }",
+     {"guard", "repeat", "gradient guard"}},
 };
 enum { N_FAULTS = sizeof faults / sizeof *faults, MAX_SEEN = 16 };
 
@@ -77,10 +82,11 @@ static void write_kernel(const char *folder, const struct fault *fault)
     snprintf(path, sizeof path, "%s/generic/elementwise.cl", folder);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
-    fprintf(file,
-            "__kernel void add(__global const float *a, __global const float *b, __global float *out, __global const uint *step, uint symbol,\n"
-            "                  uint bound, uint inner)\n{\n    const size_t i = get_global_id(0), n = %s;\n    %s\n}\n",
-            ROWS_IN_USE, fault->body);
+    fprintf(
+        file,
+        "__kernel void add(__global const float *a, __global const float *b, __global float *out, __global const uint *step, uint symbol,\n"
+        "                  uint bound, uint inner)\n{\n    const size_t i = get_global_id(0), n = %s;\n    %s\n}\n",
+        ROWS_IN_USE, fault->body);
     assert_int_equal(fclose(file), 0);
 }
 

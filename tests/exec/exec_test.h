@@ -30,8 +30,10 @@ static inline struct talpa_graph *test_random_graph(uint64_t seed, int n_nodes, 
             const int back = (int)(u >> 8) % (u % 4 ? (n[c] < 3 ? n[c] : 3) : n[c]); /* mostly recent values, sometimes old ones */
             in[k] = pool[c][n[c] - 1 - (back < 0 ? -back : back)];
         }
-        if (tp_rng_splitmix64(seed, ++draw) % 2) assert_ok(talpa_add(&out, graph, in[0], in[1]));
-        else assert_ok(talpa_swiglu(&out, graph, in[0], in[1]));
+        if (tp_rng_splitmix64(seed, ++draw) % 2)
+            assert_ok(talpa_add(&out, graph, in[0], in[1]));
+        else
+            assert_ok(talpa_swiglu(&out, graph, in[0], in[1]));
         pool[c][n[c]++] = out;
     }
     bool *read = calloc((size_t)tp_graph_n_values(graph), sizeof *read);

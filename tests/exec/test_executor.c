@@ -333,8 +333,8 @@ int main(void)
     }
     free(caps);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_run),         cmocka_unit_test(test_misuse),      cmocka_unit_test(test_split_launches),
-        cmocka_unit_test(test_split_weight), cmocka_unit_test(test_reuse),      cmocka_unit_test(test_fault_alloc),
+        cmocka_unit_test(test_run),          cmocka_unit_test(test_misuse),      cmocka_unit_test(test_split_launches),
+        cmocka_unit_test(test_split_weight), cmocka_unit_test(test_reuse),       cmocka_unit_test(test_fault_alloc),
         cmocka_unit_test(test_fault_launch), cmocka_unit_test(test_fault_build),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -207,8 +207,9 @@ static void test_tiers(void **unused)
     struct talpa_graph *graph = product_graph(64, 128, 96);
     static const struct {
         const char *device, *tier, *chosen;
-    } expected[] = {{"cpu", "", "cpu"},      {"cpu", "generic", "generic"}, {"cpu", "cpu", "cpu"},         {"amd", "", "generic"},
-                    {"amd", "cpu", "generic"}, {"amd", "clblast", "clblast"}, {"cpu", "clblast", "clblast"}, {"intel", "generic", "generic"}};
+    } expected[] = {
+        {"cpu", "", "cpu"},        {"cpu", "generic", "generic"}, {"cpu", "cpu", "cpu"},         {"amd", "", "generic"},
+        {"amd", "cpu", "generic"}, {"amd", "clblast", "clblast"}, {"cpu", "clblast", "clblast"}, {"intel", "generic", "generic"}};
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
         struct tp_plan *plan = make(graph, expected[i].device, expected[i].tier);
         assert_string_equal(plan->variant[0]->tier, expected[i].chosen);
@@ -219,7 +220,8 @@ static void test_tiers(void **unused)
     }
     const struct talpa_device_caps caps = fake("amd");
     struct tp_plan *plan = NULL;
-    assert_refused(tp_plan_create(&plan, graph, &caps, &(struct tp_plan_options){.tier = "cuda"}), TALPA_E_ARGUMENT, "TALPA_TIER", "cuda", "generic");
+    assert_refused(tp_plan_create(&plan, graph, &caps, &(struct tp_plan_options){.tier = "cuda"}), TALPA_E_ARGUMENT, "TALPA_TIER", "cuda",
+                   "generic");
     assert_null(plan);
     assert_int_equal(setenv("TALPA_TIER", "generic", 1), 0);
     struct tp_plan_options options;
@@ -245,8 +247,9 @@ static void test_devices(void **unused)
     assert_non_null(strstr(text[0], "@head"));
     assert_true(tp_plan_digest(plans[0]) == tp_plan_digest(again));
     assert_true(tp_plan_digest(plans[0]) != tp_plan_digest(plans[1]));
-    assert_int_equal(plans[1]->memory.total_bytes, plans[1]->memory.weight_bytes + plans[1]->memory.packed_bytes + plans[1]->memory.state_bytes +
-                                                       plans[1]->memory.input_bytes + plans[1]->memory.arena_bytes);
+    assert_int_equal(plans[1]->memory.total_bytes, plans[1]->memory.weight_bytes + plans[1]->memory.packed_bytes +
+                                                       plans[1]->memory.state_bytes + plans[1]->memory.input_bytes +
+                                                       plans[1]->memory.arena_bytes);
     assert_int_equal(plans[0]->memory.weight_bytes, 128 * 96 * 4);
     assert_int_equal(plans[0]->memory.input_bytes, 64 * 96 * 4);
     for (int i = 0; i < 2; i++) {
@@ -303,8 +306,8 @@ static void test_too_large(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lifetimes), cmocka_unit_test(test_segments), cmocka_unit_test(test_in_place),
-        cmocka_unit_test(test_concat),    cmocka_unit_test(test_tiers),    cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_lifetimes),    cmocka_unit_test(test_segments),  cmocka_unit_test(test_in_place),
+        cmocka_unit_test(test_concat),       cmocka_unit_test(test_tiers),     cmocka_unit_test(test_devices),
         cmocka_unit_test(test_split_weight), cmocka_unit_test(test_too_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

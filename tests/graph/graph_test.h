@@ -23,8 +23,10 @@ static inline void test_assert_ok(enum talpa_status status, const char *file, in
 }
 
 /* The call fails with this status and its message contains every one of the words (a NULL ends them). */
-#define assert_refused(expression, status, ...) test_assert_refused((expression), (status), (const char *const[]){__VA_ARGS__, NULL}, __FILE__, __LINE__)
-static inline void test_assert_refused(enum talpa_status got, enum talpa_status status, const char *const *words, const char *file, int line)
+#define assert_refused(expression, status, ...)                                                                                            \
+    test_assert_refused((expression), (status), (const char *const[]){__VA_ARGS__, NULL}, __FILE__, __LINE__)
+static inline void test_assert_refused(enum talpa_status got, enum talpa_status status, const char *const *words, const char *file,
+                                       int line)
 {
     bool fine = got == status;
     for (; *words && fine; words++) fine = strstr(talpa_error_message(), *words) != NULL;

@@ -174,8 +174,9 @@ static void test_print(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_single_assignment), cmocka_unit_test(test_names),          cmocka_unit_test(test_type_errors),
-        cmocka_unit_test(test_states),            cmocka_unit_test(test_stale_view),     cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_single_assignment), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_type_errors),       cmocka_unit_test(test_states),
+        cmocka_unit_test(test_stale_view),        cmocka_unit_test(test_phases),
         cmocka_unit_test(test_autodiff_shape),    cmocka_unit_test(test_print),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,14 +1,17 @@
 /* The step words of the kernels (kernels/common/step.clh) are those of the host (host/graph/step.h). */
 #include "graph_test.h"
 
-#define WORD(name) {#name, name}
+#define WORD(name)                                                                                                                         \
+    {                                                                                                                                      \
+#name, name                                                                                                                        \
+    }
 static const struct {
     const char *name;
     int number;
 } words[] = {
-    WORD(TP_STEP_N_TOKENS),  WORD(TP_STEP_N_LABELLED), WORD(TP_STEP_N_SEGMENTS),    WORD(TP_STEP_N_PAST),    WORD(TP_STEP_MICRO),
-    WORD(TP_STEP_INDEX),     WORD(TP_STEP_SEED_LO),    WORD(TP_STEP_SEED_HI),       WORD(TP_STEP_LEARNING_RATE), WORD(TP_STEP_LOSS_SCALE),
-    WORD(TP_STEP_AUX_WEIGHT), WORD(TP_STEP_MAX_NORM),  WORD(TP_STEP_WEIGHT_DECAY),  WORD(TP_STEP_ONE),
+    WORD(TP_STEP_N_TOKENS),   WORD(TP_STEP_N_LABELLED), WORD(TP_STEP_N_SEGMENTS),   WORD(TP_STEP_N_PAST),        WORD(TP_STEP_MICRO),
+    WORD(TP_STEP_INDEX),      WORD(TP_STEP_SEED_LO),    WORD(TP_STEP_SEED_HI),      WORD(TP_STEP_LEARNING_RATE), WORD(TP_STEP_LOSS_SCALE),
+    WORD(TP_STEP_AUX_WEIGHT), WORD(TP_STEP_MAX_NORM),   WORD(TP_STEP_WEIGHT_DECAY), WORD(TP_STEP_ONE),
 };
 enum { N_WORDS = sizeof words / sizeof *words };
 

@@ -32,8 +32,8 @@ static void report(const struct tp_conformance_result *result, void *user)
         fflush(stdout);
     }
     if (result->status == TALPA_OK) return;
-    print_error("%s '%s' tier %s, %s: %s (error %.3g, tolerance %.3g)\n", result->op, result->case_name, result->tier, result->what, result->message,
-                result->max_error, result->tolerance);
+    print_error("%s '%s' tier %s, %s: %s (error %.3g, tolerance %.3g)\n", result->op, result->case_name, result->tier, result->what,
+                result->message, result->max_error, result->tolerance);
     if (fixture.n_printed++ < 3) print_error("%.2000s\n", talpa_error_build_log());
 }
 
@@ -52,8 +52,8 @@ static void test_op(void **state)
             fail();
         }
         if (!totals.n_ops) continue;
-        printf("  %-32s %-8s %3d cases %4d checks %3d failed, %d variants, error/tolerance %.2g, %.1f s\n", op->name, tiers[t], totals.n_cases,
-               totals.n_checks, totals.n_failed, totals.n_variants, worst, (double)(tp_clock_now_ns() - start) * 1e-9);
+        printf("  %-32s %-8s %3d cases %4d checks %3d failed, %d variants, error/tolerance %.2g, %.1f s\n", op->name, tiers[t],
+               totals.n_cases, totals.n_checks, totals.n_failed, totals.n_variants, worst, (double)(tp_clock_now_ns() - start) * 1e-9);
         fflush(stdout);
         n_failed += totals.n_failed;
     }
@@ -76,15 +76,15 @@ static void test_descriptors(void **state)
                 has_real_input = has_real_input || op->cases[c].in[k].dtype != TALPA_I32;
             }
         }
-        const char *missing = op->n_cases < 1                                       ? "a case"
-                              : !op->reference                                      ? "a reference"
-                              : !op->infer                                          ? "infer"
-                              : !op->gradient && !op->no_gradient                   ? "a gradient, or a reason for none"
-                              : op->gradient && has_real_input && !checks_gradient  ? "a case that checks its gradient"
-                              : has_launches && op->n_variants < 1                  ? "a variant"
+        const char *missing = op->n_cases < 1                                      ? "a case"
+                              : !op->reference                                     ? "a reference"
+                              : !op->infer                                         ? "infer"
+                              : !op->gradient && !op->no_gradient                  ? "a gradient, or a reason for none"
+                              : op->gradient && has_real_input && !checks_gradient ? "a case that checks its gradient"
+                              : has_launches && op->n_variants < 1                 ? "a variant"
                               : has_launches && strcmp(op->variants[op->n_variants - 1].tier, "generic") ? "a generic variant at the end"
                               : has_launches && op->variants[op->n_variants - 1].applies ? "a generic variant that always applies"
-                                                                                    : NULL;
+                                                                                         : NULL;
         if (missing) {
             print_error("op %s lacks %s\n", op->name, missing);
             n_bad++;
