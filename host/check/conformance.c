@@ -47,7 +47,8 @@ static enum talpa_status note_variants(struct tp_check_run *run, const struct tp
 enum talpa_status tp_bench_prepare(struct tp_check_run *run, struct tp_bench *bench)
 {
     const struct tp_trial *trial = bench->trial;
-    struct tp_plan_options options = {.dispatch = trial->test->sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE, .guard_bytes = TP_CONFORMANCE_GUARD_BYTES};
+    struct tp_plan_options options = {.dispatch = trial->test->sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE,
+                                      .guard_bytes = TP_CONFORMANCE_GUARD_BYTES};
     snprintf(options.tier, sizeof options.tier, "%s", run->tier);
     TP_TRY(tp_graph_verify(bench->graph));
     TP_TRY(tp_plan_create(&bench->plan, bench->graph, tp_device_caps(run->device), &options));
@@ -118,7 +119,8 @@ static double element(const void *bytes, enum talpa_dtype dtype, int64_t i)
 }
 
 /* Compares the run-time rows of output o; raises *max_error. */
-static enum talpa_status compare(const struct tp_trial *trial, int o, const void *bytes, const double *want, double tolerance, double *max_error)
+static enum talpa_status compare(const struct tp_trial *trial, int o, const void *bytes, const double *want, double tolerance,
+                                 double *max_error)
 {
     const struct tp_type *type = &trial->out_run_type[o];
     const int64_t n = tp_type_elements(type), inner = n ? n / type->shape.dim[0] : 1;
@@ -130,8 +132,8 @@ static enum talpa_status compare(const struct tp_trial *trial, int o, const void
         if (!isfinite(error)) error = INFINITY;
         const bool failed = type->dtype == TALPA_I32 ? got != want[i] : !(error <= tolerance);
         if (failed && error > worst)
-            status = tp_fail(TALPA_E_CHECK, "output %d [%lld, %lld]: got %.9g, expected %.9g", o, (long long)(i / inner), (long long)(i % inner), got,
-                             want[i]);
+            status = tp_fail(TALPA_E_CHECK, "output %d [%lld, %lld]: got %.9g, expected %.9g", o, (long long)(i / inner),
+                             (long long)(i % inner), got, want[i]);
         if (error > worst) worst = error;
     }
     if (worst > *max_error) *max_error = worst;

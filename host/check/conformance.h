@@ -1,6 +1,6 @@
-/* Conformance of kernels: every case of every op (host/graph/op.h) is run on a device and compared with the op's reference in double precision;
- * gradients are compared with central differences of the references. Values are poisoned and fenced, rows past the run-time size must stay
- * untouched, and a second run must give the same bits. */
+/* Conformance of kernels: every case of every op (host/graph/op.h) is run on a device and compared with the op's reference in double
+ * precision; gradients are compared with central differences of the references. Values are poisoned and fenced, rows past the run-time size
+ * must stay untouched, and a second run must give the same bits. */
 #ifndef TP_CONFORMANCE_H
 #define TP_CONFORMANCE_H
 
@@ -11,7 +11,8 @@
 struct tp_conformance_result {
     const char *op, *case_name;
     const char *tier;         /* the forced tier, "" = best that applies */
-    const char *what;         /* "prepare", "forward", "rows", "guard", "repeat", "gradient of <input>", "gradient guard", "gradient repeat" */
+    const char *what;         /* "prepare", "forward", "rows", "guard", "repeat", "gradient" (it could not be run), "gradient of <input>",
+                                 "gradient guard", "gradient repeat" */
     double max_error;         /* as defined for tolerance and grad_tolerance in struct tp_case; infinite where a value is not finite */
     double tolerance;         /* 0 where bits are compared */
     enum talpa_status status; /* TALPA_OK, TALPA_E_CHECK, or what building or running failed with */

@@ -82,21 +82,42 @@ static void fill(const struct tp_trial *trial, int i, double *out)
     const int64_t n = tp_type_elements(type);
     const uint32_t stream = (uint32_t)i;
     switch (input->gen) {
-    case TP_GEN_PROBABILITY: fill_probability(trial, stream, type, input->scale, out); return;
-    case TP_GEN_ASCENDING: fill_ascending(trial, stream, n, (int64_t)input->scale, out); return;
-    case TP_GEN_SEGMENTS: fill_segments(trial, type, false, out); return;
-    case TP_GEN_POSITIONS: fill_segments(trial, type, true, out); return;
-    default: break;
+    case TP_GEN_PROBABILITY:
+        fill_probability(trial, stream, type, input->scale, out);
+        return;
+    case TP_GEN_ASCENDING:
+        fill_ascending(trial, stream, n, (int64_t)input->scale, out);
+        return;
+    case TP_GEN_SEGMENTS:
+        fill_segments(trial, type, false, out);
+        return;
+    case TP_GEN_POSITIONS:
+        fill_segments(trial, type, true, out);
+        return;
+    default:
+        break;
     }
     for (int64_t k = 0; k < n; k++) {
         const uint64_t at = (uint64_t)k;
         switch (input->gen) {
-        case TP_GEN_NORMAL: out[k] = input->scale * tp_trial_normal(trial, stream, at); break;
-        case TP_GEN_UNIFORM: out[k] = input->scale * tp_trial_uniform(trial, stream, at); break;
-        case TP_GEN_INDEX: out[k] = floor(input->scale * tp_trial_uniform(trial, stream, at)); break;
-        case TP_GEN_SELECT: out[k] = tp_trial_uniform(trial, stream, at) < input->scale; break;
-        case TP_GEN_ONE: out[k] = 1; break;
-        default: out[k] = 0; break;
+        case TP_GEN_NORMAL:
+            out[k] = input->scale * tp_trial_normal(trial, stream, at);
+            break;
+        case TP_GEN_UNIFORM:
+            out[k] = input->scale * tp_trial_uniform(trial, stream, at);
+            break;
+        case TP_GEN_INDEX:
+            out[k] = floor(input->scale * tp_trial_uniform(trial, stream, at));
+            break;
+        case TP_GEN_SELECT:
+            out[k] = tp_trial_uniform(trial, stream, at) < input->scale;
+            break;
+        case TP_GEN_ONE:
+            out[k] = 1;
+            break;
+        default:
+            out[k] = 0;
+            break;
         }
     }
 }
@@ -187,9 +208,12 @@ enum talpa_status tp_trial_graph(struct tp_trial *trial, struct talpa_graph *gra
         snprintf(name, sizeof name, "in.%d", i);
         in[i] = TP_NONE;
         if (!trial->in[i]) continue;
-        if (test->in[i].kind == TP_WEIGHT) TP_TRY(tp_graph_weight(graph, &in[i], name, trial->type[i]));
-        else if (test->in[i].kind == TP_STATE) TP_TRY(tp_graph_state(graph, &in[i], name, trial->type[i]));
-        else TP_TRY(tp_graph_input(graph, &in[i], name, trial->type[i]));
+        if (test->in[i].kind == TP_WEIGHT)
+            TP_TRY(tp_graph_weight(graph, &in[i], name, trial->type[i]));
+        else if (test->in[i].kind == TP_STATE)
+            TP_TRY(tp_graph_state(graph, &in[i], name, trial->type[i]));
+        else
+            TP_TRY(tp_graph_input(graph, &in[i], name, trial->type[i]));
     }
     for (int o = 0; o < TP_MAX_OUT; o++) out[o] = TP_NONE;
     TP_TRY(tp_graph_node(graph, trial->op, in, test->n_in, &test->attrs, out));

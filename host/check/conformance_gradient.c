@@ -145,8 +145,8 @@ static void check_gradient(struct gradient *g, int j, double *const *out)
         double error = fabs(got - want[s]) / (scale + 1e-3);
         if (!isfinite(error)) error = INFINITY;
         if (error > tolerance && error > worst)
-            status = tp_fail(TALPA_E_CHECK, "%s[%lld]: got %.9g, expected %.9g (largest %.3g)%s", name, (long long)at[s], got, want[s], scale,
-                             g->first[j] ? "" : ", nothing flows there");
+            status = tp_fail(TALPA_E_CHECK, "%s[%lld]: got %.9g, expected %.9g (largest %.3g)%s", name, (long long)at[s], got, want[s],
+                             scale, g->first[j] ? "" : ", nothing flows there");
         if (error > worst) worst = error;
     }
     for (int64_t i = 0; i < n && status == TALPA_OK && g->first[j]; i++) {

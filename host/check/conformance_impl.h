@@ -64,7 +64,7 @@ struct tp_bench {
     struct tp_store *store;
     struct tp_executor *executor;
     talpa_value in[TP_CASE_MAX_IN], out[TP_MAX_OUT];
-    talpa_value seed[TP_MAX_OUT];     /* gradient only */
+    talpa_value seed[TP_MAX_OUT]; /* gradient only */
     const void *seed_bytes[TP_MAX_OUT];
 };
 

@@ -177,6 +177,14 @@ static enum talpa_status enqueue_kernel(struct tp_executor *executor, const stru
     return TALPA_OK;
 }
 
+/* An empty sum is zero; the library takes no k of 0. */
+static enum talpa_status clear_rows(const struct tp_launch *launch, struct tp_buffer *out, int64_t m)
+{
+    for (int64_t i = 0; i < m; i++)
+        TP_TRY(tp_buffer_fill(out, (size_t)(launch->blas.offset_c + i * launch->blas.ldc) * sizeof(float), (size_t)launch->blas.n * sizeof(float), 0));
+    return TALPA_OK;
+}
+
 static enum talpa_status enqueue_blas(struct tp_executor *executor, const struct prepared *p)
 {
     const struct tp_launch *launch = p->launch;
@@ -184,7 +192,8 @@ static enum talpa_status enqueue_blas(struct tp_executor *executor, const struct
     const uint32_t *word = executor->step_words.word;
     if (launch->blas.m_rows != TP_STEP_NONE && word[launch->blas.m_rows] < m) m = word[launch->blas.m_rows];
     if (launch->blas.k_rows != TP_STEP_NONE && word[launch->blas.k_rows] < k) k = word[launch->blas.k_rows];
-    if (!m || !k || !launch->blas.n) return TALPA_OK;
+    if (!m || !launch->blas.n || (!k && launch->blas.accumulate)) return TALPA_OK;
+    if (!k) return clear_rows(launch, p->args[2].value.buffer, m);
     struct tp_blas_matrix a = {.buffer = p->args[0].value.buffer, .ld = (size_t)launch->blas.lda, .offset = (size_t)launch->blas.offset_a};
     struct tp_blas_matrix b = {.buffer = p->args[1].value.buffer, .ld = (size_t)launch->blas.ldb, .offset = (size_t)launch->blas.offset_b};
     struct tp_blas_matrix c = {.buffer = p->args[2].value.buffer, .ld = (size_t)launch->blas.ldc, .offset = (size_t)launch->blas.offset_c};

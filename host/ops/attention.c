@@ -353,6 +353,7 @@ static const struct tp_case cases[] = {
     {.name = "head_dim 7", FORWARD(5, 1, 1, 7, true)},
     {.name = "head_dim 256", FORWARD(45, 1, 1, 256, false), .tolerance = 5e-5},
     {.name = "rows of one", FORWARD(13, 2, 2, 32, true), .segment_length = 1},
+    {.name = "3 rows of 130", FORWARD(130, 3, 1, 16, true), .n_tokens = 3},
 };
 static const struct tp_case backward_cases[] = {
     {.name = "one row", BACKWARD(1, 1, 1, 16)},
@@ -362,6 +363,7 @@ static const struct tp_case backward_cases[] = {
     {.name = "head_dim 80", BACKWARD(50, 2, 1, 80), .segment_length = 31},
     {.name = "head_dim 20", BACKWARD(37, 2, 1, 20), .segment_length = 31},
     {.name = "head_dim 256", BACKWARD(45, 1, 1, 256)},
+    {.name = "3 rows of 130", BACKWARD(130, 3, 1, 16), .n_tokens = 3},
 };
 
 const struct tp_op tp_op_attention = {

@@ -153,6 +153,7 @@ static const struct tp_case cases[] = {
     {.name = "first", .in = {SCORES(65, 8, true), COUNTS(8, 66), {0}}, .n_in = 3},
     {.name = "next, fewer rows", .in = {SCORES(300, 3, true), COUNTS(3, 200), SCALAR(true)}, .n_in = 3, .n_tokens = 199},
     {.name = "one token", .in = {SCORES(1, 4, true), COUNTS(4, 2), SCALAR(true)}, .n_in = 3},
+    {.name = "3 rows of 130", .in = {SCORES(130, 8, true), COUNTS(8, 4), {0}}, .n_in = 3, .n_tokens = 3},
 };
 static const struct tp_case backward_cases[] = {
     {.name = "both",

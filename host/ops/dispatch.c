@@ -93,6 +93,7 @@ static const struct tp_case cases[] = {
     {.name = "all", .in = {SELECT(129, 2, 1.0)}, .n_in = 1},
     {.name = "two of eight", .in = {SELECT(513, 8, 0.25)}, .n_in = 1},
     {.name = "fewer rows", .in = {SELECT(300, 7, 0.5)}, .n_in = 1, .n_tokens = 130},
+    {.name = "3 rows of 130", .in = {SELECT(130, 8, 0.5)}, .n_in = 1, .n_tokens = 3},
 };
 
 const struct tp_op tp_op_dispatch = {

@@ -49,8 +49,12 @@ bool tp_gemm_accepts(const struct tp_lower *lower, const struct tp_gemm *g, cons
     if (!strcmp(tier, "generic")) return row;
     if (!strcmp(tier, "clblast"))
         return row && g->b_dtype == TALPA_F32 && (g->k_rows == TP_STEP_NONE || n_parts(lower, g) == 1);
-    if (!row) return g->b_first_n % TP_PANEL == 0;
-    return (g->b_dtype == TALPA_F32 && !g->b_is_nk && g->n % TP_PANEL == 0) || is_skinny(g);
+    return row || g->b_first_n % TP_PANEL == 0;
+}
+
+bool tp_gemm_reads_rows(const struct tp_gemm *g)
+{
+    return g->b_layout == TP_LAYOUT_ROW && ((g->b_dtype == TALPA_F32 && !g->b_is_nk && g->n % TP_PANEL == 0) || is_skinny(g));
 }
 
 /* ---- one launch ---- */
@@ -114,19 +118,53 @@ static void emit_generic(struct tp_lower *lower, const struct piece *piece)
 /* Enough groups to keep every core busy with little imbalance at the end, few enough that starting them costs nothing. */
 static int64_t cpu_groups(const struct tp_lower *lower) { return max_i64(32, 4 * (int64_t)lower->caps->compute_units); }
 
+/* How the cpu tier shares out the panels and the rows of out. */
+struct shares {
+    int64_t panels_per_group, group_columns, group_rows;
+};
+
+static bool decodes(const struct tp_gemm *g) { return g->b_layout == TP_LAYOUT_ROW && !tp_gemm_reads_rows(g); }
+
+/* Every group that decodes needs room for a panel of its own, all together one allocation. */
+static int64_t most_groups(const struct tp_lower *lower, const struct tp_gemm *g, int64_t k_bound)
+{
+    const int64_t groups = cpu_groups(lower);
+    if (!decodes(g) || lower->caps->max_alloc_bytes == 0) return groups;
+    return max_i64(1, min_i64(groups, (int64_t)(lower->caps->max_alloc_bytes / 2 / sizeof(float)) / (k_bound * TP_PANEL)));
+}
+
+static struct shares share_out(const struct tp_lower *lower, const struct tp_gemm *g, int64_t k_bound)
+{
+    const int64_t groups = most_groups(lower, g, k_bound), panels = ceil_div(g->n, TP_PANEL);
+    struct shares shares = {.panels_per_group = ceil_div(panels, groups)};
+    shares.group_columns = ceil_div(panels, shares.panels_per_group);
+    shares.group_rows = min_i64(ceil_div(g->m, 12), max_i64(1, groups / shares.group_columns));
+    return shares;
+}
+
+size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
+{
+    return decodes(g) ? (size_t)(most_groups(lower, g, g->k) * g->k * TP_PANEL) * sizeof(float) : 0;
+}
+
 static void emit_cpu(struct tp_lower *lower, const struct piece *piece)
 {
     const struct tp_gemm *g = &piece->gemm;
-    const int64_t groups = cpu_groups(lower), panels = ceil_div(g->n, TP_PANEL);
-    const int64_t panels_per_group = ceil_div(panels, groups), group_columns = ceil_div(panels, panels_per_group);
-    const int64_t group_rows = min_i64(ceil_div(g->m, 12), max_i64(1, groups / group_columns));
+    const struct shares shares = share_out(lower, g, piece->k_bound);
     struct tp_launch *launch = tp_lower_launch(lower, "cpu/gemm.cl", "gemm");
-    if (g->b_layout == TP_LAYOUT_ROW) tp_launch_option(launch, "-DB_ROW=1");
+    if (decodes(g)) {
+        tp_launch_option(launch, "-DB_NATIVE=1");
+        tp_launch_option(launch, "%s", tp_gemm_weight_option(g->b_dtype));
+        if (g->b_is_nk) tp_launch_option(launch, "-DB_IS_NK=1");
+    } else if (g->b_layout == TP_LAYOUT_ROW) {
+        tp_launch_option(launch, "-DB_ROW=1");
+    }
     if (is_bf16(g->b_layout)) tp_launch_option(launch, "-DB_BF16=1");
     put_operands(lower, launch, piece);
     put_sizes(launch, piece);
-    tp_launch_u32(launch, (uint32_t)panels_per_group);
-    tp_launch_groups(launch, (size_t)group_columns, (size_t)group_rows, 1, 1, 1, 1);
+    tp_launch_u32(launch, (uint32_t)shares.panels_per_group);
+    if (decodes(g)) tp_launch_write(lower, launch, g->panels);
+    tp_launch_groups(launch, (size_t)shares.group_columns, (size_t)shares.group_rows, 1, 1, 1, 1);
     put_cost(launch, g);
 }
 

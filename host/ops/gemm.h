@@ -19,18 +19,25 @@ struct tp_gemm {
     bool accumulate;                  /* add to out instead of overwriting it */
     bool has_c;                       /* out = c + a b; c has the strides of out and may share its storage */
     struct tp_operand c;
+    struct tp_operand panels;         /* cpu tier, where tp_gemm_panel_bytes is not 0: scratch of that size */
 };
 
 /** Emits launches of the given tier ("generic", "cpu", "clblast"). The caller's variant must have asked for layouts that the tier's kernel
  *  reads: generic and clblast: row; cpu: panel layouts, or row f32 with b_is_nk false and n a multiple of 32 (trainable matrices,
- *  activations), or row f32 with b_is_nk and n <= TP_GEMM_SKINNY (routers). If b is an input whose storage is split, one launch per part is
- *  emitted. TALPA_E_INTERNAL if tp_gemm_accepts says no. */
+ *  activations), or row f32 with b_is_nk and n <= TP_GEMM_SKINNY (routers), or any other rows, decoded anew in every run. If b is an
+ *  input whose storage is split, one launch per part is emitted. TALPA_E_INTERNAL if tp_gemm_accepts says no. */
 enum talpa_status tp_gemm_emit(struct tp_lower *lower, const struct tp_gemm *gemm, const char *tier);
 
 enum { TP_GEMM_SKINNY = 16 };
 
 /** Whether tp_gemm_emit accepts this product on the tier and device. */
 bool tp_gemm_accepts(const struct tp_lower *lower, const struct tp_gemm *gemm, const char *tier);
+
+/** Bytes of scratch that the cpu tier decodes b to; 0 if it reads b as it is. */
+size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *gemm);
+
+/** Whether the cpu tier reads b, in rows, without decoding or conversion. */
+bool tp_gemm_reads_rows(const struct tp_gemm *gemm);
 
 /** " -DTP_WEIGHT_<dtype>=1" for kernels that include common/quant.clh; static string. */
 const char *tp_gemm_weight_option(enum talpa_dtype dtype);

@@ -86,6 +86,7 @@ struct work {
     const struct tp_type *hidden, *weight, *rows;
     int64_t block, stride; /* columns of a block of logits, elements between its rows */
     struct tp_operand x, logits; /* scratch: gathered rows, logits */
+    struct tp_operand panels;    /* scratch of the products, if they need any; shared, as they run one after the other */
     size_t row_bytes;
 };
 
@@ -112,6 +113,55 @@ static struct work begin(struct tp_lower *lower, bool on_cpu, const struct tp_ty
     return work;
 }
 
+static struct tp_gemm describe_logits(const struct work *work, int weight_input, int64_t first, int64_t n)
+{
+    const int64_t d = work->hidden->shape.dim[1];
+    return (struct tp_gemm){.a = work->x,
+                            .b = tp_in(weight_input),
+                            .out = work->logits,
+                            .m = work->rows->shape.dim[0],
+                            .n = n,
+                            .k = d,
+                            .m_rows = work->rows->rows,
+                            .a_stride_m = d,
+                            .a_stride_k = 1,
+                            .b_layout = work->lower->in_layout[weight_input],
+                            .b_dtype = work->weight->dtype,
+                            .b_is_nk = true,
+                            .b_stride = d,
+                            .b_first_n = first,
+                            .out_stride = work->stride,
+                            .panels = work->panels};
+}
+
+/* dx += logits W over one block. */
+static struct tp_gemm describe_back(const struct work *work, struct tp_operand dx, int64_t first, int64_t n)
+{
+    const int64_t d = work->hidden->shape.dim[1];
+    const enum tp_layout layout = work->lower->in_layout[B_WEIGHT_T];
+    return (struct tp_gemm){.a = work->logits,
+                            .b = tp_in(B_WEIGHT_T),
+                            .out = dx,
+                            .m = work->rows->shape.dim[0],
+                            .n = d,
+                            .k = n,
+                            .m_rows = work->rows->rows,
+                            .a_stride_m = work->stride,
+                            .a_stride_k = 1,
+                            .b_layout = layout,
+                            .b_dtype = work->weight->dtype,
+                            .b_stride = layout == TP_LAYOUT_ROW ? d : work->weight->shape.dim[0],
+                            .b_first_k = first,
+                            .out_stride = d,
+                            .accumulate = first > 0,
+                            .panels = work->panels};
+}
+
+static void reserve_panels(struct work *work, size_t n_bytes)
+{
+    if (work->on_cpu && n_bytes) work->panels = tp_scratch(tp_lower_scratch(work->lower, n_bytes));
+}
+
 /* gather (hidden -> x) or scatter (x -> d_hidden): one group per row of the destination. */
 static void move_rows(struct work *work, const char *kernel, struct tp_operand from, int rows_input, struct tp_operand to, int64_t n_groups)
 {
@@ -125,28 +175,6 @@ static void move_rows(struct work *work, const char *kernel, struct tp_operand f
     tp_launch_u32(launch, (uint32_t)work->hidden->shape.dim[1]);
     tp_launch_groups(launch, (size_t)n_groups, 1, 1, tp_rowwise_local(work->lower, 64), 1, 1);
     tp_launch_cost(launch, 0.0, 2.0 * (double)work->row_bytes);
-}
-
-static enum talpa_status emit_logits(struct work *work, int weight_input, int64_t first, int64_t n)
-{
-    const int64_t d = work->hidden->shape.dim[1];
-    const enum tp_layout layout = work->lower->in_layout[weight_input];
-    const struct tp_gemm gemm = {.a = work->x,
-                                 .b = tp_in(weight_input),
-                                 .out = work->logits,
-                                 .m = work->rows->shape.dim[0],
-                                 .n = n,
-                                 .k = d,
-                                 .m_rows = work->rows->rows,
-                                 .a_stride_m = d,
-                                 .a_stride_k = 1,
-                                 .b_layout = layout,
-                                 .b_dtype = work->weight->dtype,
-                                 .b_is_nk = true,
-                                 .b_stride = d,
-                                 .b_first_n = first,
-                                 .out_stride = work->stride};
-    return tp_gemm_emit(work->lower, &gemm, work->tier);
 }
 
 /* Ends the arguments of a pass over the logits and sets its groups: shares of the rows on a CPU, one group per row elsewhere. */
@@ -173,25 +201,33 @@ static enum talpa_status lower_forward(struct tp_lower *lower, bool on_cpu)
 {
     struct work work = begin(lower, on_cpu, tp_lower_in(lower, ROWS));
     const int64_t n_rows = work.rows->shape.dim[0], vocabulary = work.weight->shape.dim[0];
-    const struct tp_operand state = tp_scratch(tp_lower_scratch(lower, 3 * (size_t)n_rows * sizeof(float)));
+    const int64_t n_blocks = (vocabulary + work.block - 1) / work.block;
+    const struct tp_operand state = tp_scratch(tp_lower_scratch(lower, (size_t)(1 + 2 * n_blocks) * (size_t)n_rows * sizeof(float)));
+    const struct tp_gemm largest = describe_logits(&work, WEIGHT, 0, work.block);
+    reserve_panels(&work, tp_gemm_panel_bytes(lower, &largest));
     move_rows(&work, "gather", tp_in(HIDDEN), ROWS, work.x, n_rows);
     for (int64_t first = 0; first < vocabulary; first += work.block) {
         const int64_t n = vocabulary - first < work.block ? vocabulary - first : work.block;
-        TP_TRY(emit_logits(&work, WEIGHT, first, n));
+        const struct tp_gemm gemm = describe_logits(&work, WEIGHT, first, n);
+        TP_TRY(tp_gemm_emit(lower, &gemm, work.tier));
         struct tp_launch *launch = tp_lower_launch(lower, work.source, "reduce");
         tp_launch_read(lower, launch, work.logits);
         tp_launch_read(lower, launch, tp_in(LABELS));
         tp_launch_write(lower, launch, state);
         tp_launch_step(launch);
         tp_launch_rows(launch, work.rows);
+        tp_launch_u32(launch, (uint32_t)(first / work.block));
         finish_pass(&work, launch, true, first, n);
     }
     const size_t local = tp_rowwise_local(lower, 64);
     struct tp_launch *launch = tp_lower_launch(lower, GENERIC, "finish");
     tp_launch_read(lower, launch, state);
+    tp_launch_read(lower, launch, tp_in(LABELS));
     for (int o = LOSS; o <= LSE; o++) tp_launch_write(lower, launch, tp_out(o));
     tp_launch_step(launch);
     tp_launch_rows(launch, work.rows);
+    tp_launch_u32(launch, (uint32_t)n_blocks);
+    tp_launch_u32(launch, (uint32_t)vocabulary);
     tp_launch_local(launch, local * sizeof(float));
     tp_launch_groups(launch, 1, 1, 1, local, 1, 1);
     tp_launch_cost(launch, 4.0 * (double)n_rows, 20.0 * (double)n_rows);
@@ -216,36 +252,31 @@ static void emit_gradient(struct work *work, int64_t first, int64_t n)
 static enum talpa_status lower_backward(struct tp_lower *lower, bool on_cpu)
 {
     struct work work = begin(lower, on_cpu, tp_lower_in(lower, B_ROWS));
-    const int64_t vocabulary = work.weight->shape.dim[0], d = work.hidden->shape.dim[1];
+    const int64_t vocabulary = work.weight->shape.dim[0];
     const struct tp_operand dx = tp_scratch(tp_lower_scratch(lower, work.row_bytes));
-    const enum tp_layout layout = lower->in_layout[B_WEIGHT_T];
+    const struct tp_gemm largest = describe_logits(&work, B_WEIGHT, 0, work.block), largest_back = describe_back(&work, dx, 0, work.block);
+    const size_t need = tp_gemm_panel_bytes(lower, &largest), need_back = tp_gemm_panel_bytes(lower, &largest_back);
+    reserve_panels(&work, need > need_back ? need : need_back);
     move_rows(&work, "gather", tp_in(B_HIDDEN), B_ROWS, work.x, work.rows->shape.dim[0]);
     for (int64_t first = 0; first < vocabulary; first += work.block) {
         const int64_t n = vocabulary - first < work.block ? vocabulary - first : work.block;
-        TP_TRY(emit_logits(&work, B_WEIGHT, first, n));
+        const struct tp_gemm forward = describe_logits(&work, B_WEIGHT, first, n), back = describe_back(&work, dx, first, n);
+        TP_TRY(tp_gemm_emit(lower, &forward, work.tier));
         emit_gradient(&work, first, n);
-        const struct tp_gemm gemm = {.a = work.logits,
-                                     .b = tp_in(B_WEIGHT_T),
-                                     .out = dx,
-                                     .m = work.rows->shape.dim[0],
-                                     .n = d,
-                                     .k = n,
-                                     .m_rows = work.rows->rows,
-                                     .a_stride_m = work.stride,
-                                     .a_stride_k = 1,
-                                     .b_layout = layout,
-                                     .b_dtype = work.weight->dtype,
-                                     .b_stride = layout == TP_LAYOUT_ROW ? d : vocabulary,
-                                     .b_first_k = first,
-                                     .out_stride = d,
-                                     .accumulate = first > 0};
-        TP_TRY(tp_gemm_emit(lower, &gemm, work.tier));
+        TP_TRY(tp_gemm_emit(lower, &back, work.tier));
     }
     move_rows(&work, "scatter", dx, B_ROWS, tp_out(0), work.hidden->shape.dim[0]);
     return TALPA_OK;
 }
 
-static bool applies_cpu(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU; }
+static bool on_cpu_device(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU; }
+
+/* As for matmul: weights in panels, or as in the file and decoded in every run. */
+static bool applies_cpu(const struct tp_lower *lower)
+{
+    return on_cpu_device(lower) &&
+           !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT);
+}
 
 static bool wants_bf16(const struct tp_lower *lower)
 {
@@ -271,8 +302,10 @@ static enum talpa_status lower_backward_cpu(struct tp_lower *lower) { return low
 static enum talpa_status lower_backward_generic(struct tp_lower *lower) { return lower_backward(lower, false); }
 
 static const struct tp_variant variants[] = {{"cpu", applies_cpu, layouts_forward, lower_forward_cpu},
+                                             {"cpu", on_cpu_device, NULL, lower_forward_cpu},
                                              {"generic", NULL, NULL, lower_forward_generic}};
 static const struct tp_variant backward_variants[] = {{"cpu", applies_cpu, layouts_backward, lower_backward_cpu},
+                                                      {"cpu", on_cpu_device, NULL, lower_backward_cpu},
                                                       {"generic", NULL, NULL, lower_backward_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
@@ -357,6 +390,11 @@ static const struct tp_case cases[] = {
      .n_in = 4, .n_labelled = 10},
     {.name = "two blocks", .in = {HIDDEN_IN(12, 32, 1, true), WEIGHT_IN(TALPA_Q4_0, 4141, 32), ROWS_IN(10, 11), LABELS_IN(10, 4141)},
      .n_in = 4, .n_tokens = 11, .n_labelled = 9},
+    {.name = "3 rows of 130", .in = {HIDDEN_IN(130, 24, 1, true), WEIGHT_IN(TALPA_F32, 70, 24), ROWS_IN(130, 5), LABELS_IN(130, 70)},
+     .n_in = 4, .n_tokens = 5, .n_labelled = 3},
+    {.name = "3 rows of 130, two blocks",
+     .in = {HIDDEN_IN(130, 32, 1, false), WEIGHT_IN(TALPA_Q8_0, 4130, 32), ROWS_IN(130, 130), LABELS_IN(130, 4130)},
+     .n_in = 4, .n_labelled = 3},
 };
 
 static const struct tp_case backward_cases[] = {
@@ -372,6 +410,10 @@ static const struct tp_case backward_cases[] = {
      .in = {HIDDEN_IN(12, 32, 0.3, false), WEIGHT_IN(TALPA_F32, 4141, 32), WEIGHT_IN(TALPA_F32, 4141, 32), ROWS_IN(10, 11),
             LABELS_IN(10, 4141), LSE_IN(10), ABSENT, PER_ROW_IN(10), ABSENT},
      .n_in = B_N_IN, .n_tokens = 11, .n_labelled = 9, .tolerance = 3e-5},
+    {.name = "3 rows of 130",
+     .in = {HIDDEN_IN(130, 24, 1, false), WEIGHT_IN(TALPA_F32, 70, 24), WEIGHT_IN(TALPA_F32, 70, 24), ROWS_IN(130, 5), LABELS_IN(130, 70),
+            LSE_IN(130), DLOSS_IN, PER_ROW_IN(130), ABSENT},
+     .n_in = B_N_IN, .n_tokens = 5, .n_labelled = 3},
 };
 
 const struct tp_op tp_op_linear_cross_entropy = {

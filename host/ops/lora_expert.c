@@ -176,6 +176,7 @@ ROUTE(route_33_8_last, 33, 33, 8, 2)
 ROUTE(route_50_29_8, 50, 29, 8, 0)
 ROUTE(route_17_3, 17, 17, 3, 0)
 ROUTE(route_40_8, 40, 40, 8, 0)
+ROUTE(route_130_3_8, 130, 3, 8, 0)
 
 static const struct tp_case cases[] = {
     LORA("LoRA of one", 1, 1, 1, 1, 0),
@@ -188,6 +189,8 @@ static const struct tp_case cases[] = {
     BOTH("fewer rows", 50, 19, 128, 8, 3, 0.25, 29, route_50_29_8),
     BOTH("odd", 17, 7, 5, 3, 5, 0.5, 0, route_17_3),
     BOTH("rank 8, two of eight", 40, 160, 224, 8, 8, 0.25, 0, route_40_8),
+    LORA("LoRA, 3 rows of 130", 130, 40, 33, 8, 3),
+    BOTH("3 rows of 130", 130, 33, 40, 8, 4, 0.25, 3, route_130_3_8),
 };
 
 const struct tp_op tp_op_lora_expert = {

@@ -83,6 +83,7 @@ static const struct tp_variant variants[] = {
 static void route_33_4_none(double *const *in) { tp_lora_expert_route(in + ROUTING, 33, 33, 4, 1); }
 static void route_65_8_last(double *const *in) { tp_lora_expert_route(in + ROUTING, 65, 65, 8, 2); }
 static void route_130_71_8(double *const *in) { tp_lora_expert_route(in + ROUTING, 130, 71, 8, 0); }
+static void route_130_3_8(double *const *in) { tp_lora_expert_route(in + ROUTING, 130, 3, 8, 0); }
 
 static const struct tp_case cases[] = {
     {.name = "LoRA",
@@ -94,6 +95,7 @@ static const struct tp_case cases[] = {
     BOTH("an expert without token", 33, 65, 40, 4, 3, 0.4, 0, route_33_4_none),
     BOTH("all on one", 65, 96, 33, 8, 4, 0.5, 0, route_65_8_last),
     BOTH("two of eight, fewer rows", 130, 192, 160, 8, 8, 0.25, 71, route_130_71_8),
+    BOTH("3 rows of 130", 130, 33, 40, 8, 4, 0.25, 3, route_130_3_8),
 };
 
 const struct tp_op tp_op_lora_expert_backward = {

@@ -1,5 +1,7 @@
 #include "gemm.h"
 
+#include <string.h>
+
 #include "base/dtype.h"
 
 /* matmul: inputs a, b, c (optional); attributes i[0] transpose_a, i[1] transpose_b. */
@@ -97,15 +99,21 @@ static struct tp_gemm describe(const struct tp_lower *lower)
     return gemm;
 }
 
-static bool applies_cpu(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU; }
+static bool on_cpu(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU; }
+
+/* Frozen weights are kept in panels, unless memory matters more: then they stay as in the file and each run decodes them. */
+static bool applies_cpu(const struct tp_lower *lower)
+{
+    return on_cpu(lower) &&
+           !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT);
+}
 
 static void layouts_cpu(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
 {
     (void)out;
     const struct tp_gemm as_rows = describe(lower);
     const bool is_weight = tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT;
-    if (as_rows.b_is_nk ? as_rows.n <= TP_GEMM_SKINNY : !is_weight)
-        if (tp_gemm_accepts(lower, &as_rows, "cpu")) return;
+    if (tp_gemm_reads_rows(&as_rows) && (as_rows.b_is_nk || !is_weight)) return;
     const bool bf16 = is_weight && lower->options->base_dtype == TP_BASE_BF16;
     in[B] = as_rows.b_is_nk ? (bf16 ? TP_LAYOUT_PANEL_BF16 : TP_LAYOUT_PANEL_F32) : (bf16 ? TP_LAYOUT_PANEL_T_BF16 : TP_LAYOUT_PANEL_T_F32);
 }
@@ -118,7 +126,9 @@ static bool applies_clblast(const struct tp_lower *lower)
 
 static enum talpa_status lower_tier(struct tp_lower *lower, const char *tier)
 {
-    const struct tp_gemm gemm = describe(lower);
+    struct tp_gemm gemm = describe(lower);
+    const size_t panel_bytes = strcmp(tier, "cpu") ? 0 : tp_gemm_panel_bytes(lower, &gemm);
+    if (panel_bytes) gemm.panels = tp_scratch(tp_lower_scratch(lower, panel_bytes));
     return tp_gemm_emit(lower, &gemm, tier);
 }
 
@@ -128,6 +138,7 @@ static enum talpa_status lower_generic(struct tp_lower *lower) { return lower_ti
 
 static const struct tp_variant variants[] = {{"clblast", applies_clblast, NULL, lower_clblast},
                                              {"cpu", applies_cpu, layouts_cpu, lower_cpu},
+                                             {"cpu", on_cpu, NULL, lower_cpu},
                                              {"generic", NULL, NULL, lower_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
@@ -194,6 +205,10 @@ static const struct tp_case cases[] = {
     {.name = "q4_1 router", .in = {ROWS(7, 64, true), WEIGHT(TALPA_Q4_1, 5, 64), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 6},
     {.name = "model", .in = {ROWS(64, 576, false), WEIGHT(TALPA_Q4_1, 192, 576), ABSENT},
      .n_in = 3, .attrs = NT, .n_tokens = 63, .tolerance = 3e-5},
+    {.name = "3 rows of 130", .in = {ROWS(130, 33, true), MATRIX(70, 33, true), ROWS(130, 70, true)},
+     .n_in = 3, .attrs = NT, .n_tokens = 3},
+    {.name = "3 rows of 130, transposed", .in = {ROWS(130, 35, true), ROWS(130, 40, true), ABSENT}, .n_in = 3, .attrs = TN, .n_tokens = 3},
+    {.name = "3 rows of 130, q8_0", .in = {ROWS(130, 64, true), WEIGHT(TALPA_Q8_0, 96, 64), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 3},
 };
 
 const struct tp_op tp_op_matmul = {

@@ -138,12 +138,14 @@ static const struct tp_case cases[] = {
     {.name = "one row", .in = {ROWS(65, 64, 1, true), WEIGHT(64)}, .n_in = 2, .attrs = {.f = {1e-5}}, .n_tokens = 1},
     {.name = "large values", .in = {ROWS(7, 129, 1000, false), WEIGHT(129)}, .n_in = 2, .attrs = {.f = {1e-6}}},
     {.name = "model", .in = {ROWS(64, 576, 1, false), WEIGHT(576)}, .n_in = 2, .attrs = {.f = {1e-5}}, .n_tokens = 63},
+    {.name = "3 rows of 130", .in = {ROWS(130, 35, 1, true), WEIGHT(35)}, .n_in = 2, .attrs = {.f = {1e-5}}, .n_tokens = 3},
 };
 
 static const struct tp_case backward_cases[] = {
     {.name = "odd", .in = {ROWS(33, 35, 1, false), WEIGHT(35), RSTD(33), ROWS(33, 35, 1, false)}, .n_in = 4, .n_tokens = 17},
     {.name = "one column", .in = {ROWS(3, 1, 1, false), WEIGHT(1), RSTD(3), ROWS(3, 1, 1, false)}, .n_in = 4},
     {.name = "model", .in = {ROWS(16, 576, 1, false), WEIGHT(576), RSTD(16), ROWS(16, 576, 1, false)}, .n_in = 4, .n_tokens = 15},
+    {.name = "3 rows of 130", .in = {ROWS(130, 35, 1, false), WEIGHT(35), RSTD(130), ROWS(130, 35, 1, false)}, .n_in = 4, .n_tokens = 3},
 };
 
 const struct tp_op tp_op_rms_norm = {

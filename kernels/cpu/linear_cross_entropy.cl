@@ -1,5 +1,5 @@
-/* The passes over a block of logits of generic/linear_cross_entropy.cl, for CPUs: reduce (running maximum, sum of exponentials and label's
- * logit per row) and gradient (logits -> exp(logit - lse) * (g + dlse) - [label] * g). f32; sums in 16 lanes, then over the lanes.
+/* The passes over a block of logits of generic/linear_cross_entropy.cl, for CPUs: reduce (maximum, sum of exponentials and label's logit
+ * per row) and gradient (logits -> exp(logit - lse) * (g + dlse) - [label] * g). f32; sums in 16 lanes, then over the lanes.
  * Index map: one work-item per group, which takes a share of the rows; the row's block is read twice from the cache. */
 #include "common/base.clh"
 #include "common/step.clh"
@@ -7,7 +7,8 @@
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void reduce(__global const float *logits, __global const int *labels,
                                                                     __global float *state, __global const uint *step, uint r_symbol,
-                                                                    uint r_bound, uint stride, uint first, uint n, uint n_groups)
+                                                                    uint r_bound, uint block, uint stride, uint first, uint n,
+                                                                    uint n_groups)
 {
     const uint n_rows = tp_rows(step, r_symbol, r_bound), whole = n & ~15u;
     const uint end = tp_share_rows(n_rows, n_groups, (uint)tp_group_id(0) + 1);
@@ -19,17 +20,14 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void reduce(__global con
         const float4 largest4 = fmax(largest8.lo, largest8.hi);
         float largest = fmax(fmax(largest4.x, largest4.y), fmax(largest4.z, largest4.w));
         for (uint j = whole; j < n; j++) largest = fmax(largest, row[j]);
-        const float before = first == 0 ? -INFINITY : state[r];
-        largest = fmax(largest, before);
         float16 sum16 = (float16)(0.0f);
         for (uint j = 0; j < whole; j += 16) sum16 += exp(tp_load16(row + j) - largest);
         float sum = tp_sum16(sum16);
         for (uint j = whole; j < n; j++) sum += exp(row[j] - largest);
         const uint label = (uint)labels[r];
-        state[r] = largest;
-        state[r_bound + r] = first == 0 ? sum : state[r_bound + r] * exp(before - largest) + sum;
-        if (label >= first && label - first < n) state[2 * r_bound + r] = row[label - first];
-        else if (first == 0) state[2 * r_bound + r] = NAN;
+        if (label >= first && label - first < n) state[r] = row[label - first];
+        state[(size_t)(1 + 2 * block) * r_bound + r] = largest;
+        state[(size_t)(2 + 2 * block) * r_bound + r] = sum;
     }
 }
 

@@ -21,19 +21,6 @@ typedef float element;
 #define encode(x) (x)
 #endif
 
-/* Elements first .. first + 31 of row `row`; zeros from `end` on. `first` is a multiple of 32. */
-static inline void load_piece(__private float *piece, __global const tp_weight *w, uint row, uint row_length, uint first)
-{
-    const uint count = min(32u, row_length - first);
-    const ulong at = (ulong)row * row_length + first;
-#ifdef TP_WEIGHT_BLOCK_BYTES
-    tp_weight_block(piece, w, at / 32);
-#else
-    for (uint j = 0; j < count; j++) piece[j] = tp_weight_at(w, at + j);
-    for (uint j = count; j < 32; j++) piece[j] = 0.0f;
-#endif
-}
-
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void pack(
     __global const tp_weight *w, __global element *out, __global const uint *step, uint rows_symbol, uint rows_bound, uint row_length,
     uint first_panel, uint n_panels, uint panels_per_group)
@@ -54,7 +41,7 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void pack(
 #ifdef TRANSPOSED
         float piece[32];
         for (uint n = from; n < to; n++) {
-            load_piece(piece, w, n, row_length, first);
+            tp_weight_piece(piece, w, (ulong)n * row_length + first, min(32u, row_length - first));
             for (uint j = 0; j < 32; j++) panel[(size_t)n * 32 + j] = encode(piece[j]);
         }
 #else
@@ -62,7 +49,7 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void pack(
         for (uint k = from; k < to; k += 32) {
             for (uint j = 0; j < 32; j++) {
                 if (first + j < rows) {
-                    load_piece(square + j * 32, w, first + j, row_length, k);
+                    tp_weight_piece(square + j * 32, w, (ulong)(first + j) * row_length + k, min(32u, row_length - k));
                 } else {
                     for (uint i = 0; i < 32; i++) square[j * 32 + i] = 0.0f;
                 }

@@ -91,11 +91,10 @@ __kernel __attribute__((reqd_work_group_size(TX, TY, 1))) void attention_forward
                                                                                  uint n_heads, uint n_kv_heads, float scale)
 {
     __local float a_tile[TILE_ELEMENTS], b_tile[TILE_ELEMENTS], p_tile[TILE_ELEMENTS], reduce[TILE * (TX + 1)];
-    const int n = tp_rows(step, sym, bound), n_blocks = (n + TILE - 1) / TILE, block = n_blocks - 1 - (int)tp_group_id(0);
+    const int rows = tp_rows(step, sym, bound), block = (rows + TILE - 1) / TILE - 1 - (int)tp_group_id(0);
+    const int n = block < 0 ? 0 : rows, t0 = max(block, 0) * TILE, last = min(t0 + TILE, n); /* a surplus group sees no rows */
     const int head = tp_group_id(1), kv = head / (n_heads / n_kv_heads), tx = get_local_id(0), ty = get_local_id(1);
     const size_t q_stride = (size_t)n_heads * HEAD_DIM, kv_stride = (size_t)n_kv_heads * HEAD_DIM;
-    if (block < 0) return;
-    const int t0 = block * TILE, last = min(t0 + TILE, n);
     q += (size_t)head * HEAD_DIM;
     out += (size_t)head * HEAD_DIM;
     k += (size_t)kv * HEAD_DIM;
@@ -111,7 +110,7 @@ __kernel __attribute__((reqd_work_group_size(TX, TY, 1))) void attention_forward
         sum[r] = 0.0f;
         for (int i = 0; i < N_TILES(HEAD_DIM) * N_COLS; i++) acc[r][i] = 0.0f;
     }
-    for (int j0 = max(segments[2 * (size_t)t0], 0); j0 < last; j0 += TILE) {
+    for (int j0 = n ? max(segments[2 * (size_t)t0], 0) : 0; j0 < last; j0 += TILE) {
         product(s, a_tile, b_tile, q, q_stride, t0, k, kv_stride, j0, n);
         EACH_ROW
         {
@@ -175,11 +174,10 @@ attention_dq(__global const float *q, __global const float *k, __global const fl
              __global const uint *step, uint sym, uint bound, uint n_heads, uint n_kv_heads, float scale)
 {
     __local float a_tile[TILE_ELEMENTS], b_tile[TILE_ELEMENTS], ds_tile[TILE_ELEMENTS];
-    const int n = tp_rows(step, sym, bound), n_blocks = (n + TILE - 1) / TILE, block = n_blocks - 1 - (int)tp_group_id(0);
+    const int rows = tp_rows(step, sym, bound), block = (rows + TILE - 1) / TILE - 1 - (int)tp_group_id(0);
+    const int n = block < 0 ? 0 : rows, t0 = max(block, 0) * TILE, last = min(t0 + TILE, n); /* a surplus group sees no rows */
     const int head = tp_group_id(1), kv = head / (n_heads / n_kv_heads), tx = get_local_id(0), ty = get_local_id(1);
     const size_t q_stride = (size_t)n_heads * HEAD_DIM, kv_stride = (size_t)n_kv_heads * HEAD_DIM;
-    if (block < 0) return;
-    const int t0 = block * TILE, last = min(t0 + TILE, n);
     q += (size_t)head * HEAD_DIM;
     dout += (size_t)head * HEAD_DIM;
     dq += (size_t)head * HEAD_DIM;
@@ -194,7 +192,7 @@ attention_dq(__global const float *q, __global const float *k, __global const fl
         lo[r] = t < n ? segments[2 * (size_t)t] : n;
         for (int i = 0; i < N_TILES(HEAD_DIM) * N_COLS; i++) acc[r][i] = 0.0f;
     }
-    for (int j0 = max(segments[2 * (size_t)t0], 0); j0 < last; j0 += TILE) {
+    for (int j0 = n ? max(segments[2 * (size_t)t0], 0) : 0; j0 < last; j0 += TILE) {
         product(s, a_tile, b_tile, q, q_stride, t0, k, kv_stride, j0, n);
         product(dp, a_tile, b_tile, dout, q_stride, t0, v, kv_stride, j0, n);
         EACH_ROW
@@ -221,11 +219,11 @@ attention_dkv(__global const float *q, __global const float *k, __global const f
               __global const uint *step, uint sym, uint bound, uint n_heads, uint n_kv_heads, float scale)
 {
     __local float a_tile[TILE_ELEMENTS], b_tile[TILE_ELEMENTS], p_tile[TILE_ELEMENTS], ds_tile[TILE_ELEMENTS];
-    const int n = tp_rows(step, sym, bound), t0 = tp_group_id(0) * TILE, kv = tp_group_id(1), d0 = tp_group_id(2) * SLICE_MAX;
+    const int rows = tp_rows(step, sym, bound), t0 = tp_group_id(0) * TILE, n = t0 < rows ? rows : 0; /* a surplus group sees no rows */
+    const int kv = tp_group_id(1), d0 = tp_group_id(2) * SLICE_MAX;
     const int tx = get_local_id(0), ty = get_local_id(1), group = n_heads / n_kv_heads;
     const size_t q_stride = (size_t)n_heads * HEAD_DIM, kv_stride = (size_t)n_kv_heads * HEAD_DIM;
-    if (t0 >= n) return;
-    const int last = min(segments[2 * (size_t)min(t0 + TILE - 1, n - 1) + 1], n);
+    const int last = n ? min(segments[2 * (size_t)min(t0 + TILE - 1, n - 1) + 1], n) : 0;
     k += (size_t)kv * HEAD_DIM;
     v += (size_t)kv * HEAD_DIM;
     dk += (size_t)kv * HEAD_DIM;

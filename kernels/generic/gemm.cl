@@ -22,10 +22,10 @@ __kernel __attribute__((reqd_work_group_size(LX, LY, 1))) void gemm(
     __local float a_tile[TILE_K][TILE_M + 1];
     __local float b_tile[TILE_K][TILE_N + 1];
     const uint m = tp_rows(step, m_symbol, m_bound);
-    const uint k_end = min(tp_rows(step, k_symbol, k_bound), k_first + k_length);
     const uint m0 = (uint)tp_group_id(1) * TILE_M, n0 = (uint)tp_group_id(0) * TILE_N;
+    /* Groups past the run-time rows have nothing to sum; they may not return before the barriers (kernels/README.md). */
+    const uint k_end = m0 < m ? min(tp_rows(step, k_symbol, k_bound), k_first + k_length) : 0;
     const uint lx = get_local_id(0), ly = get_local_id(1), item = ly * LX + lx;
-    if (m0 >= m) return;
 
     float sum[4][4];
     for (uint i = 0; i < 4; i++)

@@ -1,10 +1,11 @@
 /* Cross entropy over a large vocabulary, made from blocks of logits (columns first .. first + n - 1, rows of `stride` elements in scratch):
  *   gather    x[r, :] = hidden[rows[r], :]
- *   reduce    running maximum, sum of exp(logit - maximum) and the label's logit per row; state is [3][R] in that order
- *   finish    lse = maximum + log(sum), nll = lse - label's logit, loss = loss_scale * sum of nll
+ *   reduce    per row the block's maximum and sum of exp(logit - maximum) to state[1 + 2 block] and state[2 + 2 block] (rows of R), the
+ *             label's logit, if it is in the block, to state[0]
+ *   finish    lse = maximum + log(sum) over all blocks, nll = lse - label's logit, loss = loss_scale * sum of nll
  *   gradient  logits -> exp(logit - lse) * (g + dlse) - [column is the label] * g, g = dloss * loss_scale + dnll
  *   scatter   d_hidden[t, :] = dx[r, :] where rows[r] == t (rows ascend), else 0
- * A label outside the vocabulary is never found, which leaves the NaN that its logit starts as; a row index past the tokens gathers NaN.
+ * A label outside the vocabulary makes nll NaN; a row index past the tokens gathers NaN.
  * Index map: one work-group per row (finish: one work-group). f32; sums in a fixed order for a given group size. */
 #include "common/base.clh"
 #include "common/step.clh"
@@ -24,17 +25,19 @@ static inline float share(float x, float largest) { return x == largest ? 1.0f :
 
 /* `shared` holds two floats per item: maximum and sum of each, merged in a fixed tree; the group size is a power of two. */
 __kernel void reduce(__global const float *logits, __global const int *labels, __global float *state, __global const uint *step,
-                     uint r_symbol, uint r_bound, uint stride, uint first, uint n, __local float *shared)
+                     uint r_symbol, uint r_bound, uint block, uint stride, uint first, uint n, __local float *shared)
 {
     const uint r = (uint)tp_group_id(0), i = get_local_id(0), size = get_local_size(0);
-    /* Surplus groups run through with nothing to do: PoCL 3.1 can hang in a kernel that returns before a barrier. */
+    /* Groups past the run-time rows have no columns; they may not return before the barriers (kernels/README.md). */
     const bool active = r < tp_rows(step, r_symbol, r_bound);
+    const uint end = active ? n : 0, label = active ? (uint)labels[r] : 0;
     __global const float *row = logits + (ulong)r * stride;
     float largest = -INFINITY, sum = 0.0f;
-    for (uint j = i; active && j < n; j += size) {
+    for (uint j = i; j < end; j += size) {
         const float x = row[j], e = share(-fabs(x - largest), 0.0f);
         sum = x > largest ? sum * e + 1.0f : sum + e;
         largest = fmax(largest, x);
+        if (first + j == label) state[r] = x;
     }
     shared[i] = largest;
     shared[size + i] = sum;
@@ -48,28 +51,30 @@ __kernel void reduce(__global const float *logits, __global const int *labels, _
         barrier(CLK_LOCAL_MEM_FENCE);
     }
     if (active && get_local_id(0) == 0) {
-        const float before = first == 0 ? -INFINITY : state[r], both = fmax(before, shared[0]);
-        const float sum_before = first == 0 ? 0.0f : state[r_bound + r];
-        const uint label = (uint)labels[r];
-        state[r] = both;
-        state[r_bound + r] = sum_before * exp(before - both) + shared[size] * exp(shared[0] - both);
-        if (label >= first && label - first < n) state[2 * r_bound + r] = row[label - first];
-        else if (first == 0) state[2 * r_bound + r] = NAN;
+        state[(ulong)(1 + 2 * block) * r_bound + r] = shared[0];
+        state[(ulong)(2 + 2 * block) * r_bound + r] = shared[size];
     }
 }
 
-__kernel void finish(__global const float *state, __global float *loss, __global float *nll, __global float *lse, __global const uint *step,
-                     uint r_symbol, uint r_bound, __local float *shared)
+__kernel void finish(__global const float *state, __global const int *labels, __global float *loss, __global float *nll,
+                     __global float *lse, __global const uint *step, uint r_symbol, uint r_bound, uint n_blocks, uint n_labels,
+                     __local float *shared)
 {
     const uint n = tp_rows(step, r_symbol, r_bound), i = get_local_id(0);
-    float sum = 0.0f;
+    float total = 0.0f;
     for (uint r = i; r < n; r += get_local_size(0)) {
-        const float x = state[r] + log(state[r_bound + r]), y = x - state[2 * r_bound + r];
+        float largest = -INFINITY, sum = 0.0f;
+        for (uint b = 0; b < n_blocks; b++) largest = fmax(largest, state[(ulong)(1 + 2 * b) * r_bound + r]);
+        for (uint b = 0; b < n_blocks; b++) {
+            const float block_largest = state[(ulong)(1 + 2 * b) * r_bound + r];
+            sum = fma(state[(ulong)(2 + 2 * b) * r_bound + r], share(block_largest, largest), sum);
+        }
+        const float x = largest + log(sum), y = (uint)labels[r] < n_labels ? x - state[r] : NAN;
         lse[r] = x;
         nll[r] = y;
-        sum += y;
+        total += y;
     }
-    shared[i] = sum;
+    shared[i] = total;
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint half_size = get_local_size(0) / 2; half_size > 0; half_size /= 2) {
         if (i < half_size) shared[i] += shared[i + half_size];

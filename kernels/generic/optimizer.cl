@@ -1,11 +1,14 @@
 /* Updates of all trainable tensors of a bank (common/tensor_table.clh); nothing but the tensors' elements is read or written.
  *
- * grad_norm_chunks  partial[c] = sum of squares of chunk c; one work-group per chunk, a fixed tree over local memory, f32
- * grad_norm_final   norm = sqrt(sum partial), clip = max_norm > 0 ? min(1, max_norm / (norm + 1e-6)) : 1; one group, compensated (Kahan)
- * sums step_counts       counts[i] += tensor i is selected; one work-item per tensor adamw             per element, g = clip * gradient, t
- * = count of its tensor (Loshchilov and Hutter 2019, decoupled decay): p -= lr wd p;  m += (1 - b1) (g - m);  v = b2 v + (1 - b2) g^2 p -=
- * lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps) 1 - b^t is -expm1(t log b), exact to f32 also for small t; one work-group per
- * chunk The local size is a power of two. Groups past the last chunk return (grad_norm_chunks: store 0). */
+ *   grad_norm_chunks  partial[c] = sum of squares of chunk c; one work-group per chunk, a fixed tree over local memory, f32
+ *   grad_norm_final   norm = sqrt(sum partial), clip = max_norm > 0 ? min(1, max_norm / (norm + 1e-6)) : 1; one group, Kahan sums
+ *   step_counts       counts[i] += tensor i is selected; one work-item per tensor
+ *   adamw             per element, g = clip * gradient, t = count of its tensor (Loshchilov and Hutter 2019, decoupled decay):
+ *                     p -= lr wd p,  m += (1 - b1) (g - m),  v = b2 v + (1 - b2) g^2,
+ *                     p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps), where 1 - b^t is -expm1(t log b), exact to f32 also
+ *                     for small t; one work-group per chunk
+ *
+ * The local size is a power of two. Groups past the last chunk have no elements: grad_norm_chunks stores 0, adamw stores nothing. */
 #include "common/base.clh"
 #include "common/step.clh"
 #include "common/tensor_table.clh"
@@ -42,10 +45,11 @@ __kernel void grad_norm_final(__global const float *partial, __global float *nor
         if (item < half_size) shared[item] += shared[item + half_size];
         barrier(CLK_LOCAL_MEM_FENCE);
     }
-    if (item != 0) return;
-    const float total = sqrt(shared[0]), max_norm = as_float(step[TP_STEP_MAX_NORM]), factor = max_norm / (total + 1e-6f);
-    norm[0] = total;
-    clip[0] = max_norm == 0.0f || factor > 1.0f ? 1.0f : factor;
+    if (item == 0) {
+        const float total = sqrt(shared[0]), max_norm = as_float(step[TP_STEP_MAX_NORM]), factor = max_norm / (total + 1e-6f);
+        norm[0] = total;
+        clip[0] = max_norm == 0.0f || factor > 1.0f ? 1.0f : factor;
+    }
 }
 
 __kernel void step_counts(__global const int *selected, __global const int *tensors, __global int *counts, uint n_selected, uint n_tensors)

@@ -22,24 +22,26 @@ __kernel void rms_norm(__global const float *x, __global const float *weight, __
                        __global const uint *step, uint symbol, uint bound, uint d, float eps, __local float *shared)
 {
     const uint t = tp_group_id(0);
-    if (t >= tp_rows(step, symbol, bound)) return;
+    const bool active = t < tp_rows(step, symbol, bound);
+    const uint n = active ? d : 0; /* no return before the barriers of sum_group (kernels/README.md) */
     const size_t row = (size_t)t * d;
     float sum = 0.0f;
-    for (uint j = get_local_id(0); j < d; j += get_local_size(0)) sum = fma(x[row + j], x[row + j], sum);
+    for (uint j = get_local_id(0); j < n; j += get_local_size(0)) sum = fma(x[row + j], x[row + j], sum);
     const float r = 1.0f / sqrt(sum_group(sum, shared) / (float)d + eps);
-    for (uint j = get_local_id(0); j < d; j += get_local_size(0)) y[row + j] = x[row + j] * r * weight[j];
-    if (get_local_id(0) == 0) rstd[t] = r;
+    for (uint j = get_local_id(0); j < n; j += get_local_size(0)) y[row + j] = x[row + j] * r * weight[j];
+    if (active && get_local_id(0) == 0) rstd[t] = r;
 }
 
 __kernel void rms_norm_backward(__global const float *x, __global const float *weight, __global const float *rstd, __global const float *dy,
                                 __global float *dx, __global const uint *step, uint symbol, uint bound, uint d, __local float *shared)
 {
     const uint t = tp_group_id(0);
-    if (t >= tp_rows(step, symbol, bound)) return;
+    const bool active = t < tp_rows(step, symbol, bound);
+    const uint n = active ? d : 0; /* no return before the barriers of sum_group (kernels/README.md) */
     const size_t row = (size_t)t * d;
     float sum = 0.0f;
-    for (uint j = get_local_id(0); j < d; j += get_local_size(0)) sum = fma(weight[j] * dy[row + j], x[row + j], sum);
-    const float r = rstd[t];
+    for (uint j = get_local_id(0); j < n; j += get_local_size(0)) sum = fma(weight[j] * dy[row + j], x[row + j], sum);
+    const float r = active ? rstd[t] : 0.0f;
     const float mean = sum_group(sum, shared) * r / (float)d;
-    for (uint j = get_local_id(0); j < d; j += get_local_size(0)) dx[row + j] = r * (weight[j] * dy[row + j] - x[row + j] * r * mean);
+    for (uint j = get_local_id(0); j < n; j += get_local_size(0)) dx[row + j] = r * (weight[j] * dy[row + j] - x[row + j] * r * mean);
 }
