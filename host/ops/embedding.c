@@ -1,6 +1,7 @@
 #include "elementwise.h"
 
 #include "base/dtype.h"
+#include "gemm.h"
 
 extern const struct tp_op tp_op_embedding;
 
@@ -15,25 +16,6 @@ static enum talpa_status infer(struct tp_infer *work)
     return TALPA_OK;
 }
 
-/* The macro that selects the dtype in kernels/common/quant.clh. */
-static const char *weight_macro(enum talpa_dtype dtype)
-{
-    switch (dtype) {
-    case TALPA_F16:
-        return "TP_WEIGHT_F16";
-    case TALPA_BF16:
-        return "TP_WEIGHT_BF16";
-    case TALPA_Q8_0:
-        return "TP_WEIGHT_Q8_0";
-    case TALPA_Q4_0:
-        return "TP_WEIGHT_Q4_0";
-    case TALPA_Q4_1:
-        return "TP_WEIGHT_Q4_1";
-    default:
-        return "TP_WEIGHT_F32";
-    }
-}
-
 /* One launch per part of the table; each writes the rows of x whose ids lie in its part. */
 static enum talpa_status lower(struct tp_lower *work, bool on_cpu)
 {
@@ -44,7 +26,7 @@ static enum talpa_status lower(struct tp_lower *work, bool on_cpu)
         int64_t first, n;
         tp_lower_part(work, 1, part, &first, &n);
         struct tp_launch *launch = tp_lower_launch(work, on_cpu ? "cpu/embedding.cl" : "generic/embedding.cl", "embedding");
-        tp_launch_option(launch, " -D%s=1", weight_macro(table->dtype));
+        tp_launch_option(launch, "%s", tp_gemm_weight_option(table->dtype));
         tp_launch_read(work, launch, tp_in(0));
         tp_launch_read_part(work, launch, tp_in(1), part);
         tp_launch_write(work, launch, tp_out(0));
