@@ -51,6 +51,13 @@ enum talpa_status talpa_dispatch(talpa_value *counts, talpa_value *list, struct 
 /** aux[1] = E * sum_e (counts[e] / T) * mean_t score[t, e] (counts carries no gradient); total[1] = previous + aux, previous [1] optional. */
 enum talpa_status talpa_balance_loss(talpa_value *aux, talpa_value *total, struct talpa_graph *graph, talpa_value score, talpa_value counts, talpa_value previous);
 
+/** out[R, d] = rows rows[r] of x[T, d]; rows [R] i32, a number outside x gives a row of zeros. */
+enum talpa_status talpa_gather_rows(talpa_value *out, struct talpa_graph *graph, talpa_value x, talpa_value rows);
+
+/** out[n_rows, d] = for every row t the sum of x[r, :] over all r with rows[r] == t, in ascending r (deterministic); rows [R] i32, numbers outside
+ *  out are left out. The gradient of gather_rows. n_rows is the bound; row_word the step word that counts the run-time rows, 0: exact. */
+enum talpa_status talpa_scatter_add_rows(talpa_value *out, struct talpa_graph *graph, talpa_value x, talpa_value rows, int64_t n_rows, int row_word);
+
 /* ---- transformer ---- */
 
 /** y[T, d] = x * rstd * weight, rstd[t] = 1 / sqrt(mean(x[t]^2) + eps). The weight [d] is frozen. */
