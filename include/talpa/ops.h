@@ -45,6 +45,9 @@ enum talpa_status talpa_topk_gate(talpa_value *weight, talpa_value *sel, struct 
 enum talpa_status talpa_threshold_gate(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p, talpa_value raw,
                                        float max_threshold);
 
+/** out[t, j] = x[t, j] in one column, 0 in the others: one expert's part of the gate weights or of the selection. x [T, n] f32 or i32. */
+enum talpa_status talpa_keep_column(talpa_value *out, struct talpa_graph *graph, talpa_value x, int column);
+
 /** Work lists: counts[E] i32 = tokens that chose e; list[E, T] i32 = their rows, ascending (entries past the count are undefined). */
 enum talpa_status talpa_dispatch(talpa_value *counts, talpa_value *list, struct talpa_graph *graph, talpa_value sel);
 
