@@ -273,9 +273,14 @@ static enum talpa_status parameter(struct tp_adapter_graph *attach, talpa_value 
     return TALPA_OK;
 }
 
-/* Gate of one module: weight, sel, counts, list; the balance loss is added to the running sum. */
+/* What decides which experts a token runs through; all TALPA_NONE for LoRA. */
+struct gate {
+    talpa_value weight, sel, counts, list;
+};
+
+/* Gate of one module; the balance loss is added to the running sum. */
 static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_graph *graph, struct tp_adapter_module *module, talpa_value x,
-                               talpa_value *weight, talpa_value *sel, talpa_value *counts, talpa_value *list)
+                               struct gate *gate)
 {
     const struct tp_router *router = attach->adapter->router;
     talpa_value gating, logits, p, raw = TALPA_NONE, score, aux;
@@ -289,11 +294,29 @@ static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_gra
         TP_TRY(talpa_matmul(&raw, graph, x, direction, TALPA_NONE, false, true));
         TP_TRY(talpa_bias_add(&raw, graph, raw, bias));
     }
-    TP_TRY(router->gate(weight, sel, &score, graph, p, raw, &attach->adapter->config));
-    TP_TRY(talpa_dispatch(counts, list, graph, *sel));
-    module->counts = *counts;
+    TP_TRY(router->gate(&gate->weight, &gate->sel, &score, graph, p, raw, &attach->adapter->config));
+    TP_TRY(talpa_dispatch(&gate->counts, &gate->list, graph, gate->sel));
+    module->counts = gate->counts;
     if (!attach->is_training) return TALPA_OK;
-    return talpa_balance_loss(&aux, &attach->aux_total, graph, attach->aux_on_probability ? p : score, *counts, attach->aux_total);
+    return talpa_balance_loss(&aux, &attach->aux_total, graph, attach->aux_on_probability ? p : score, gate->counts, attach->aux_total);
+}
+
+/* Dropout on the adapter's input in training; the random stream is the module's, or that of one of its experts. */
+static enum talpa_status drop(struct tp_adapter_graph *attach, talpa_value *x, struct talpa_graph *graph, const struct tp_adapter_module *module,
+                              int expert)
+{
+    const double p = attach->adapter->config.dropout;
+    if (!attach->is_training || p <= 0.0) return TALPA_OK;
+    char stream[112];
+    int n = snprintf(stream, sizeof stream, "model.layers.%d.%s.lora_dropout", module->layer, tp_linear_name(module->linear));
+    if (expert >= 0) n += snprintf(stream + n, sizeof stream - (size_t)n, ".%d", expert);
+    return talpa_dropout(x, graph, *x, attach->examples, attach->positions, (float)p, tp_hash_bytes(stream, (size_t)n));
+}
+
+static enum talpa_status apply(talpa_value *y, struct talpa_graph *graph, talpa_value y0, talpa_value x, talpa_value a, talpa_value bt,
+                               const struct gate *gate, const struct talpa_adapter_config *c)
+{
+    return talpa_lora_expert(y, graph, y0, x, a, bt, gate->weight, gate->sel, gate->counts, gate->list, c->n_experts, c->rank, (float)(c->alpha / c->rank));
 }
 
 enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value frozen, int layer,
@@ -311,14 +334,25 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
         *y = y0;
         return TALPA_OK;
     }
-    talpa_value a, bt, dropped = x, weight = TALPA_NONE, sel = TALPA_NONE, counts = TALPA_NONE, list = TALPA_NONE;
+    talpa_value a, bt;
+    struct gate gate = {TALPA_NONE, TALPA_NONE, TALPA_NONE, TALPA_NONE};
     TP_TRY(parameter(attach, &a, graph, module, TP_TENSOR_A));
     TP_TRY(parameter(attach, &bt, graph, module, TP_TENSOR_B));
-    if (adapter->router->has_gating) TP_TRY(route(attach, graph, module, x, &weight, &sel, &counts, &list));
-    if (attach->is_training && c->dropout > 0.0) {
-        char stream[96];
-        const int n = snprintf(stream, sizeof stream, "model.layers.%d.%s.lora_dropout", layer, tp_linear_name(linear));
-        TP_TRY(talpa_dropout(&dropped, graph, x, attach->examples, attach->positions, (float)c->dropout, tp_hash_bytes(stream, (size_t)n)));
+    if (adapter->router->has_gating) TP_TRY(route(attach, graph, module, x, &gate));
+    const bool one_by_one = c->independent_dropout && adapter->router->has_gating && attach->is_training && c->dropout > 0.0;
+    if (!one_by_one) {
+        TP_TRY(drop(attach, &x, graph, module, -1));
+        return apply(y, graph, y0, x, a, bt, &gate, c);
     }
-    return talpa_lora_expert(y, graph, y0, dropped, a, bt, weight, sel, counts, list, c->n_experts, c->rank, (float)(c->alpha / c->rank));
+    *y = y0;
+    for (int e = 0; e < c->n_experts; e++) {
+        struct gate own;
+        talpa_value dropped = x;
+        TP_TRY(drop(attach, &dropped, graph, module, e));
+        TP_TRY(talpa_keep_column(&own.weight, graph, gate.weight, e));
+        TP_TRY(talpa_keep_column(&own.sel, graph, gate.sel, e));
+        TP_TRY(talpa_dispatch(&own.counts, &own.list, graph, own.sel));
+        TP_TRY(apply(y, graph, *y, dropped, a, bt, &own, c));
+    }
+    return TALPA_OK;
 }

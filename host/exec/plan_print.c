@@ -25,6 +25,16 @@ static void print_launch(const struct tp_plan *plan, FILE *file, const struct tp
     fprintf(file, "%s%s\n", node->scope[0] ? " @" : "", node->scope);
 }
 
+/* Frozen weights are packed once per orientation in use: training needs a weight and its transpose, inference one of them. */
+static void print_packed(const struct tp_plan *plan, FILE *file)
+{
+    size_t n_bytes[TP_N_LAYOUTS] = {0};
+    for (int i = 0; i < plan->n_packed; i++)
+        if (plan->packed[i].phase < 0) n_bytes[plan->packed[i].layout] += plan->packed[i].location.n_bytes;
+    for (int l = 0; l < TP_N_LAYOUTS; l++)
+        if (n_bytes[l]) fprintf(file, "frozen weights in %s: %zu bytes\n", tp_layout_name((enum tp_layout)l), n_bytes[l]);
+}
+
 void tp_plan_print(const struct tp_plan *plan, FILE *file)
 {
     static const char *const phases[TP_N_PHASES] = {"batch", "update"};
@@ -35,6 +45,7 @@ void tp_plan_print(const struct tp_plan *plan, FILE *file)
         fprintf(file, "phase %s: %d launches\n", phases[p], plan->phase[p].n);
         for (int i = 0; i < plan->phase[p].n; i++) print_launch(plan, file, &plan->phase[p].item[i]);
     }
+    print_packed(plan, file);
     const struct tp_plan_memory *m = &plan->memory;
     fprintf(file, "memory: weights %zu packed %zu states %zu inputs %zu arena %zu (%d segments) total %zu bytes, largest allocation %zu\n",
             m->weight_bytes, m->packed_bytes, m->state_bytes, m->input_bytes, m->arena_bytes, plan->n_segments, m->total_bytes, m->largest_bytes);

@@ -99,6 +99,7 @@ static enum talpa_status open_adapter(struct trainer *t)
     if (o->init_lora) {
         TP_TRY(tp_adapter_load(&t->adapter, &t->bank, o->init_lora, t->model, o->allow_other_base));
         t->adapter->config.dropout = o->adapter.dropout;
+        t->adapter->config.independent_dropout = o->adapter.independent_dropout;
     } else {
         TP_TRY(tp_adapter_create(&t->adapter, t->model, &o->adapter));
         t->bank = malloc((size_t)t->adapter->bank_elements * sizeof *t->bank);

@@ -20,7 +20,9 @@ struct talpa_adapter_config {
     double threshold;          /**< threshold: fixed bound on the probability; 0: 1/n_experts */
     double max_threshold;      /**< adamole: upper end of the learned threshold; 0: 1/n_experts */
     double alpha;              /**< scale of an expert is alpha / rank */
-    double dropout;            /**< on the adapter's input while training; one mask for all experts */
+    double dropout;            /**< on the adapter's input while training */
+    bool independent_dropout;  /**< a mask per expert, as the published AdaMoLE code draws them, instead of one for all; the experts then run one
+                                    by one, at n_experts times the adapter's cost */
     unsigned modules;          /**< set of TALPA_MODULE_* */
 };
 

@@ -52,7 +52,6 @@ static void test_adapter_flags(void **state)
         {"--packing", "not in this version"},
         {"--gradient-checkpointing", "not in this version"},
         {"--resume-from auto", "not in this version"},
-        {"--expert-dropout-mask independent", "not in this version"},
         {"--compute-dtype bf16", "not in this version"},
         {"--fake-device amd", "--dry-run"},
     };

@@ -83,6 +83,35 @@ static void test_micro_batches(void **state)
     assert_true(big[STEPS - 1] < big[0]);
 }
 
+/* A mask per expert runs the experts one by one; with a rate that drops nothing the sums are those of the shared path, with a real one not. */
+static void test_independent_masks(void **state)
+{
+    (void)state;
+    need_device();
+    enum { STEPS = 4 };
+    static const char *const routings[] = {"adamole --expert-dispatch dense", "adamole --expert-dispatch sparse", "topk"};
+    for (size_t i = 0; i < sizeof routings / sizeof *routings; i++) {
+        char line[512];
+        double none[STEPS], tiny[STEPS], shared[STEPS], independent[STEPS];
+        const struct {
+            const char *flags;
+            double *loss;
+        } runs[] = {{"--lora-dropout 0", none},
+                    {"--lora-dropout 1e-12 --expert-dropout-mask independent", tiny},
+                    {"--lora-dropout 0.3", shared},
+                    {"--lora-dropout 0.3 --expert-dropout-mask independent", independent}};
+        for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
+            snprintf(line, sizeof line, TRAIN "-b 4 --max-steps 4 --routing-strategy %s %s --output-dir @masks", routings[i], runs[r].flags);
+            expect(line, 0, NULL);
+            assert_int_equal(losses(runs[r].loss, STEPS, "masks/trainer_log.jsonl"), STEPS);
+        }
+        for (int s = 0; s < STEPS; s++)
+            if (!(fabs(none[s] - tiny[s]) < 1e-5)) fail_msg("%s, step %d: loss %.9g, one by one %.9g", routings[i], s + 1, none[s], tiny[s]);
+        assert_true(fabs(shared[STEPS - 1] - independent[STEPS - 1]) > 1e-6);
+        assert_true(fabs(none[STEPS - 1] - shared[STEPS - 1]) > 1e-6);
+    }
+}
+
 static void test_one_graph(void **state)
 {
     (void)state;
@@ -108,6 +137,7 @@ static void test_one_graph(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads), cmocka_unit_test(test_micro_batches), cmocka_unit_test(test_one_graph)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads), cmocka_unit_test(test_micro_batches), cmocka_unit_test(test_independent_masks),
+                                       cmocka_unit_test(test_one_graph)};
     return cmocka_run_group_tests_name("reproducible", tests, set_up, tear_down);
 }

@@ -33,7 +33,7 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {OPTION_REAL, "lora-alpha", 0, NULL, &o->adapter.alpha, "X", "an expert is scaled by alpha / rank", 0, 1e9, false, 0},
         {OPTION_REAL, "lora-dropout", 0, NULL, &o->adapter.dropout, "P", "dropout on the adapter's input", 0, 0.999, false, 0},
         {OPTION_CHOICE, "expert-dropout-mask", 0, NULL, &f->dropout_mask, "shared|independent",
-         "one mask for all experts of a linear (independent: not in this version)", 0, 0, false, 0},
+         "one mask for all experts of a linear, or one each (experts then run one by one)", 0, 0, false, 0},
         {OPTION_TEXT, "lora-modules", 0, "target-modules", &f->modules, "LIST", "of q,k,v,o,gate,up,down, or all", 0, 0, false, 0},
         {OPTION_REAL, "router-aux-loss-coef", 0, NULL, &o->aux_coef, "X", "weight of the load-balancing loss", 0, 1e9, false, 0},
         {OPTION_CHOICE, "aux-on", 0, NULL, &f->aux_on, "shifted|probability", "adamole: balance p - threshold, or p", 0, 0, false, 0},
@@ -107,7 +107,6 @@ int train_flags_finish(struct train_flags *f, const struct options *options)
     if (lora) o->adapter.n_experts = 1;
     if (o->adapter.routing == TALPA_ROUTING_TOPK && o->adapter.top_k > o->adapter.n_experts)
         return options_fail(options, "--router-top-k %d is more than --num-experts %d", o->adapter.top_k, o->adapter.n_experts);
-    if (f->dropout_mask == 1) return options_fail(options, "--expert-dropout-mask independent is not in this version; known: shared");
     if (f->compute_dtype == 2) return options_fail(options, "--compute-dtype bf16 is not in this version; known: auto, f32");
     if (o->max_steps == 0 && o->num_epochs <= 0)
         return options_fail(options, "--max-steps and --num-train-epochs are both 0; one has to be above");
@@ -115,6 +114,7 @@ int train_flags_finish(struct train_flags *f, const struct options *options)
     o->base_dtype = (enum talpa_base_dtype)f->base_dtype;
     o->dispatch = (enum talpa_expert_dispatch)f->dispatch;
     o->aux_on_probability = f->aux_on == 1;
+    o->adapter.independent_dropout = f->dropout_mask == 1;
     return -1;
 }
 
