@@ -169,7 +169,13 @@ def adapt(model):
 
 
 def token_rows(reader, n_rows, n_vocab):
-    """n_rows rows of --seq token ids: packed text (wrapping around), or random ids"""
+    """n_rows rows of --seq token ids: rows of input_ids as they are, packed text (wrapping around), or random ids"""
+    if args.data is not None:
+        with open(args.data, encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        if all("input_ids" in row and len(row["input_ids"]) == args.seq for row in rows):
+            ids = [row["input_ids"] for row in rows]
+            return torch.tensor((ids * (n_rows // len(ids) + 1))[:n_rows])
     if args.data is None:
         generator = torch.Generator().manual_seed(args.seed)
         return torch.randint(0, n_vocab, (n_rows, args.seq), generator=generator)

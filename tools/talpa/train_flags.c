@@ -46,6 +46,7 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {OPTION_INT, "max-seq-length", 'c', "ctx-size", &o->max_seq_length, "N", "tokens per example", 2, 1 << 20, false, 0},
         {OPTION_INT, "gradient-accumulation-steps", 0, NULL, &o->accumulation, "N", "micro-batches per optimizer step", 1, 1 << 20, false,
          0},
+        {OPTION_FLAG, "no-shuffle", 0, NULL, &o->no_shuffle, NULL, "take the examples in file order", 0, 0, false, 0},
         {OPTION_CHOICE, "base-dtype", 0, NULL, &f->base_dtype, "auto|native|bf16|f32",
          "frozen weights on the device; native: as in the file", 0, 0, false, 0},
         {OPTION_CHOICE, "compute-dtype", 0, NULL, &f->compute_dtype, "auto|f32|bf16", "of the arithmetic (bf16: not in this version)", 0, 0,
