@@ -37,27 +37,35 @@ static bool exists(const char *folder, const char *name)
 
 /* ---- saving ---- */
 
-static enum talpa_status save_text(const char *folder, const char *name, struct tp_json_writer *writer)
+/* The files of a folder replace the old ones together, once all of them are on disk: a full disk leaves the old adapter whole. */
+enum { SAVE_CONFIG, SAVE_ABOUT, SAVE_TENSORS, N_SAVED };
+
+static enum talpa_status create_file(struct tp_atomic_file **out, const char *folder, const char *name)
 {
-    const char *text;
-    size_t n_bytes;
     char *path;
-    TP_TRY(tp_json_writer_text(&text, &n_bytes, writer));
     TP_TRY(join(&path, folder, name));
-    const enum talpa_status status = tp_atomic_file_save(path, text, n_bytes);
+    const enum talpa_status status = tp_atomic_file_create(out, path);
     free(path);
     return status;
 }
 
-static enum talpa_status save_config(const struct tp_adapter *adapter, const char *folder, struct tp_json_writer *writer,
-                                     const struct talpa_model *model)
+static enum talpa_status write_text(struct tp_atomic_file *file, struct tp_json_writer *writer)
 {
-    tp_adapter_config_write(writer, &adapter->config, model->name);
-    return save_text(folder, config_name, writer);
+    const char *text;
+    size_t n_bytes;
+    TP_TRY(tp_json_writer_text(&text, &n_bytes, writer));
+    return tp_atomic_file_write(file, text, n_bytes);
 }
 
-static enum talpa_status save_about(const struct tp_adapter *adapter, const char *folder, struct tp_json_writer *writer,
-                                    struct talpa_model *model)
+static enum talpa_status write_config(struct tp_atomic_file *file, const struct tp_adapter *adapter, struct tp_json_writer *writer,
+                                      const struct talpa_model *model)
+{
+    tp_adapter_config_write(writer, &adapter->config, model->name);
+    return write_text(file, writer);
+}
+
+static enum talpa_status write_about(struct tp_atomic_file *file, const struct tp_adapter *adapter, struct tp_json_writer *writer,
+                                     struct talpa_model *model)
 {
     uint64_t digest;
     char hex[TP_HASH_HEX_BYTES];
@@ -70,14 +78,13 @@ static enum talpa_status save_about(const struct tp_adapter *adapter, const char
     tp_json_write_string_member(writer, "routing", talpa_routing_name(adapter->config.routing));
     tp_json_write_string_member(writer, "talpa_version", TALPA_VERSION_STRING);
     tp_json_write_object_end(writer);
-    return save_text(folder, about_name, writer);
+    return write_text(file, writer);
 }
 
-static enum talpa_status save_tensors(const struct tp_adapter *adapter, const float *values, const char *folder)
+static enum talpa_status write_tensors(struct tp_atomic_file *file, const struct tp_adapter *adapter, const float *values, const char *folder)
 {
     static const struct tp_safetensors_meta meta = {"format", "pt"};
     struct tp_safetensors_tensor *tensors = calloc((size_t)adapter->n_tensors, sizeof *tensors);
-    char *path;
     if (!tensors) return tp_fail_memory(folder, (size_t)adapter->n_tensors * sizeof *tensors);
     const float *next = values;
     for (int i = 0; i < adapter->n_tensors; i++) {
@@ -87,11 +94,7 @@ static enum talpa_status save_tensors(const struct tp_adapter *adapter, const fl
         tensors[i] = (struct tp_safetensors_tensor){t->name, TP_SAFETENSORS_F32, shape, next, n * sizeof *next};
         next += n;
     }
-    enum talpa_status status = join(&path, folder, tensors_name);
-    if (status == TALPA_OK) {
-        status = tp_safetensors_save(path, tensors, (size_t)adapter->n_tensors, &meta, 1);
-        free(path);
-    }
+    const enum talpa_status status = tp_safetensors_write(file, folder, tensors, (size_t)adapter->n_tensors, &meta, 1);
     free(tensors);
     return status;
 }
@@ -112,19 +115,36 @@ static enum talpa_status gather(float *values, const struct tp_adapter *adapter,
     return TALPA_OK;
 }
 
+static enum talpa_status write_files(struct tp_atomic_file *files[N_SAVED], const struct tp_adapter *adapter, const float *values,
+                                     const char *folder, struct talpa_model *model)
+{
+    static const char *const names[N_SAVED] = {config_name, about_name, tensors_name};
+    struct tp_json_writer *writer;
+    for (int i = 0; i < N_SAVED; i++) TP_TRY(create_file(&files[i], folder, names[i]));
+    TP_TRY(tp_json_writer_create(&writer, 2));
+    enum talpa_status status = write_config(files[SAVE_CONFIG], adapter, writer, model);
+    if (status == TALPA_OK) status = write_about(files[SAVE_ABOUT], adapter, writer, model);
+    tp_json_writer_free(writer);
+    if (status == TALPA_OK) status = write_tensors(files[SAVE_TENSORS], adapter, values, folder);
+    for (int i = 0; i < N_SAVED && status == TALPA_OK; i++) status = tp_atomic_file_sync(files[i]);
+    return status;
+}
+
 enum talpa_status tp_adapter_save(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model)
 {
-    struct tp_json_writer *writer = NULL;
+    struct tp_atomic_file *files[N_SAVED] = {NULL};
     float *values = malloc((size_t)adapter->n_trainable * sizeof *values);
     enum talpa_status status =
         values ? gather(values, adapter, bank) : tp_fail_memory(folder, (size_t)adapter->n_trainable * sizeof *values);
-    if (status == TALPA_OK) status = tp_json_writer_create(&writer, 2);
-    if (status == TALPA_OK) status = save_config(adapter, folder, writer, model);
-    if (status == TALPA_OK) status = save_about(adapter, folder, writer, model);
-    /* Last, so that a new folder which has tensors has everything. */
-    if (status == TALPA_OK) status = save_tensors(adapter, values, folder);
-    tp_json_writer_free(writer);
+    if (status == TALPA_OK) status = write_files(files, adapter, values, folder, model);
     free(values);
+    /* The tensors come last, so that a new folder which has tensors has everything. */
+    for (int i = 0; i < N_SAVED; i++) {
+        if (status == TALPA_OK)
+            status = tp_atomic_file_commit(files[i]);
+        else
+            tp_atomic_file_discard(files[i]);
+    }
     return status;
 }
 

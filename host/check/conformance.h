@@ -32,4 +32,8 @@ struct tp_conformance_totals {
 enum talpa_status tp_conformance_run(struct tp_conformance_totals *totals, struct tp_device *device, const char *op, const char *tier,
                                      tp_conformance_report *report, void *user);
 
+/** The same with the cases only whose inputs have at most `max_elements` elements at their run-time sizes, for slow devices (Oclgrind). */
+enum talpa_status tp_conformance_run_small(struct tp_conformance_totals *totals, struct tp_device *device, const char *op, const char *tier,
+                                           int64_t max_elements, tp_conformance_report *report, void *user);
+
 #endif

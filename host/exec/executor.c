@@ -31,6 +31,7 @@ struct tp_executor {
     size_t n_views, view_room;
     struct prepared *prepared[TP_MAX_PLANS][TP_N_PHASES];
     int n_launches;
+    double launch_limit_ms; /* 0: no bound */
 };
 
 static const struct talpa_graph *graph_of(const struct tp_executor *executor) { return executor->plans[0]->graph; }
@@ -98,18 +99,24 @@ static enum talpa_status argument_buffer(struct tp_executor *executor, const str
 /* ---- preparing ---- */
 
 /* Longest launch in milliseconds, 0 for no bound: TALPA_MAX_KERNEL_MS, else 100 on GPUs (a desktop stays usable; drivers reset at seconds). */
-static double launch_limit_ms(const struct talpa_device_caps *caps)
+static enum talpa_status launch_limit_ms(double *out, const struct talpa_device_caps *caps)
 {
     const char *text = getenv("TALPA_MAX_KERNEL_MS");
-    if (text && text[0]) return strtod(text, NULL);
-    return caps->type == TALPA_DEVICE_GPU ? 100.0 : 0.0;
+    double limit = caps->type == TALPA_DEVICE_GPU ? 100.0 : 0.0;
+    if (text && text[0]) {
+        char *end;
+        limit = strtod(text, &end);
+        if (end == text || *end || !(limit >= 0.0))
+            return tp_fail(TALPA_E_ARGUMENT, "TALPA_MAX_KERNEL_MS=%s: expected milliseconds, 0 for no bound", text);
+    }
+    *out = limit;
+    return TALPA_OK;
 }
 
 /* Groups per piece so that a piece stays below the limit on a device that reaches a cautious 4 FLOP per clock and compute unit. */
-static size_t piece_groups(const struct tp_plan *plan, const struct tp_launch *launch)
+static size_t piece_groups(double limit, const struct tp_plan *plan, const struct tp_launch *launch)
 {
     const size_t groups = launch->global[0] / launch->local[0];
-    const double limit = launch_limit_ms(&plan->caps);
     const double flops_per_ms = 4e3 * (plan->caps.clock_mhz ? plan->caps.clock_mhz : 1000.0) * (plan->caps.compute_units ? plan->caps.compute_units : 1);
     const double expected_ms = launch->flops / flops_per_ms;
     if (limit <= 0.0 || expected_ms <= limit) return groups;
@@ -143,7 +150,7 @@ static enum talpa_status prepare_launch(struct tp_executor *executor, const stru
         }
     }
     if (launch->is_copy || launch->is_blas) return TALPA_OK;
-    out->piece_groups = piece_groups(plan, launch);
+    out->piece_groups = piece_groups(executor->launch_limit_ms, plan, launch);
     return tp_program_kernel(&out->kernel, executor->device, launch->source, launch->kernel, launch->options);
 }
 
@@ -250,7 +257,7 @@ static enum talpa_status pack_part(struct tp_executor *executor, const struct tp
                 memcpy(p.args[a].value.bytes, arg->bytes, arg->n_bytes);
             }
         }
-        p.piece_groups = piece_groups(plan, p.launch);
+        p.piece_groups = piece_groups(executor->launch_limit_ms, plan, p.launch);
         status = tp_program_kernel(&p.kernel, executor->device, p.launch->source, p.launch->kernel, p.launch->options);
         if (status == TALPA_OK) status = enqueue_kernel(executor, &p);
     }
@@ -365,7 +372,8 @@ enum talpa_status tp_executor_create(struct tp_executor **out, struct tp_store *
     executor->device = tp_store_device(store);
     executor->n_plans = n_plans;
     for (int i = 0; i < n_plans; i++) executor->plans[i] = plans[i];
-    const enum talpa_status status = prepare(executor);
+    enum talpa_status status = launch_limit_ms(&executor->launch_limit_ms, tp_device_caps(executor->device));
+    if (status == TALPA_OK) status = prepare(executor);
     if (status == TALPA_OK) *out = executor;
     else tp_executor_free(executor);
     return status;

@@ -311,8 +311,9 @@ static enum talpa_status check_leaves(const struct tp_plan *plan)
         const struct tp_value_info *info = tp_graph_value(plan->graph, v);
         const size_t n_bytes = tp_type_bytes(&info->type);
         if (info->producer < 0 && info->kind != TP_WEIGHT && n_bytes > plan->caps.max_alloc_bytes)
-            return tp_fail(TALPA_E_DEVICE, "'%s' needs %zu bytes, but the device allows allocations of %llu: use fewer or smaller adapters", info->name,
-                           n_bytes, (unsigned long long)plan->caps.max_alloc_bytes);
+            return tp_fail(TALPA_E_DEVICE, "'%s' needs %zu bytes, but the device allows allocations of %llu: %s", info->name, n_bytes,
+                           (unsigned long long)plan->caps.max_alloc_bytes,
+                           info->kind == TP_STATE ? "use fewer or smaller adapters" : "reduce --batch-size or --max-seq-length");
     }
     return TALPA_OK;
 }

@@ -22,13 +22,15 @@ static bool is_layout_only(const struct tp_node *node) { return (node->op->flags
 
 /* ---- choice of variants and layouts ---- */
 
+/* The tiers' predicates: the one place that decides from the capability record. generic always holds. CLBlast is never the better choice
+ * unless measured, so it has to be asked for. */
 static bool tier_allowed(const struct tp_plan *plan, const char *tier)
 {
     const char *forced = plan->options.tier;
     if (!strcmp(tier, "generic")) return true;
-    if (forced[0] && strcmp(forced, "clblast")) return !strcmp(tier, forced);
-    if (!strcmp(tier, "clblast")) return forced[0] != '\0';
-    return plan->caps.type == TALPA_DEVICE_CPU;
+    if (!strcmp(tier, "clblast")) return !strcmp(forced, "clblast");
+    /* cpu: one work-item gets the whole vector unit; llvmpipe spreads work-items over the lanes and compiles these kernels for minutes. */
+    return plan->caps.type == TALPA_DEVICE_CPU && plan->caps.in_process && strcmp(forced, "generic");
 }
 
 /* A weight is packed from one upload of its row layout, which therefore has to fit one allocation. */

@@ -74,6 +74,11 @@ enum talpa_status tp_atomic_file_write(struct tp_atomic_file *file, const void *
     return TALPA_OK;
 }
 
+enum talpa_status tp_atomic_file_sync(struct tp_atomic_file *file)
+{
+    return fsync(file->descriptor) == 0 ? TALPA_OK : tp_fail(TALPA_E_IO, "%s: cannot write: %s", file->path, strerror(errno));
+}
+
 /* The rename itself is on disk only once the folder is. Some file systems cannot sync a folder (EINVAL): they are left alone. */
 static enum talpa_status sync_folder(char *path)
 {
@@ -91,8 +96,7 @@ static enum talpa_status sync_folder(char *path)
 
 enum talpa_status tp_atomic_file_commit(struct tp_atomic_file *file)
 {
-    enum talpa_status status = TALPA_OK;
-    if (fsync(file->descriptor) != 0) status = tp_fail(TALPA_E_IO, "%s: cannot write: %s", file->path, strerror(errno));
+    enum talpa_status status = tp_atomic_file_sync(file);
     if (close(file->descriptor) != 0 && status == TALPA_OK)
         status = tp_fail(TALPA_E_IO, "%s: cannot write: %s", file->path, strerror(errno));
     file->descriptor = -1;

@@ -15,6 +15,10 @@ enum talpa_status tp_atomic_file_create(struct tp_atomic_file **out, const char 
 /** Appends bytes, unbuffered. TALPA_E_IO if not all could be written (disk full); the caller then discards. */
 enum talpa_status tp_atomic_file_write(struct tp_atomic_file *file, const void *bytes, size_t n_bytes);
 
+/** Syncs what is written. TALPA_E_IO if the disk does not take it; the caller then discards. To replace several files together, sync all
+ *  before the first commit. */
+enum talpa_status tp_atomic_file_sync(struct tp_atomic_file *file);
+
 /** Syncs the file, renames it to its final name (replacing an old file), syncs the folder. Ends `file` in every case; on failure
  *  (TALPA_E_IO, or TALPA_E_CREATE for the rename) the temporary file is removed. */
 enum talpa_status tp_atomic_file_commit(struct tp_atomic_file *file);

@@ -25,6 +25,8 @@ enum tp_safetensors_type {
     TP_SAFETENSORS_N_TYPES
 };
 
+struct tp_atomic_file;
+
 /** An open file; owns names and tables, and the mapping if it was opened by path. Read-only after opening, so threads may share it. */
 struct tp_safetensors;
 
@@ -83,5 +85,9 @@ const char *tp_safetensors_meta_get(const struct tp_safetensors *file, const cha
  *  synced; else TALPA_E_CREATE or TALPA_E_IO (atomic_file.h), and whatever was at `path` is still there. */
 enum talpa_status tp_safetensors_save(const char *path, const struct tp_safetensors_tensor *tensors, size_t n_tensors,
                                       const struct tp_safetensors_meta *meta, size_t n_meta);
+
+/** The same into a file being written (atomic_file.h), which stays the caller's in every case; `path` is for messages. */
+enum talpa_status tp_safetensors_write(struct tp_atomic_file *file, const char *path, const struct tp_safetensors_tensor *tensors,
+                                       size_t n_tensors, const struct tp_safetensors_meta *meta, size_t n_meta);
 
 #endif

@@ -68,12 +68,11 @@ static enum talpa_status write_all(struct tp_atomic_file *file, const char *head
     return TALPA_OK;
 }
 
-enum talpa_status tp_safetensors_save(const char *path, const struct tp_safetensors_tensor *tensors, size_t n_tensors,
-                                      const struct tp_safetensors_meta *meta, size_t n_meta)
+enum talpa_status tp_safetensors_write(struct tp_atomic_file *file, const char *path, const struct tp_safetensors_tensor *tensors,
+                                       size_t n_tensors, const struct tp_safetensors_meta *meta, size_t n_meta)
 {
     struct tp_map names = {0};
     struct tp_json_writer *json = NULL;
-    struct tp_atomic_file *file = NULL;
     const char *header;
     size_t header_bytes;
     enum talpa_status status = TALPA_OK;
@@ -83,13 +82,20 @@ enum talpa_status tp_safetensors_save(const char *path, const struct tp_safetens
     TP_TRY_GOTO(status, tp_json_writer_text(&header, &header_bytes, json), out);
     if (header_bytes > TP_SAFETENSORS_MAX_HEADER_BYTES - ALIGNMENT)
         TP_TRY_GOTO(status, tp_fail(TALPA_E_ARGUMENT, "%s: header of %zu bytes, the format allows 100 MB", path, header_bytes), out);
-    TP_TRY_GOTO(status, tp_atomic_file_create(&file, path), out);
-    TP_TRY_GOTO(status, write_all(file, header, header_bytes, tensors, n_tensors), out);
-    status = tp_atomic_file_commit(file);
-    file = NULL;
+    status = write_all(file, header, header_bytes, tensors, n_tensors);
 out:
-    tp_atomic_file_discard(file);
     tp_json_writer_free(json);
     tp_map_free(&names);
+    return status;
+}
+
+enum talpa_status tp_safetensors_save(const char *path, const struct tp_safetensors_tensor *tensors, size_t n_tensors,
+                                      const struct tp_safetensors_meta *meta, size_t n_meta)
+{
+    struct tp_atomic_file *file;
+    TP_TRY(tp_atomic_file_create(&file, path));
+    const enum talpa_status status = tp_safetensors_write(file, path, tensors, n_tensors, meta, n_meta);
+    if (status == TALPA_OK) return tp_atomic_file_commit(file);
+    tp_atomic_file_discard(file);
     return status;
 }

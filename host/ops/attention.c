@@ -135,7 +135,7 @@ static void launch_pairs(struct tp_lower *lower, struct tp_launch *launch, const
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 static const char cpu_source[] = "cpu/attention.cl", generic_source[] = "generic/attention.cl";
 
-static bool applies_cpu(const struct tp_lower *lower) { return tp_elementwise_on_cpu(lower) && lower->node->attrs.i[HEAD_DIM] % 16 == 0; }
+static bool applies_cpu(const struct tp_lower *lower) { return lower->node->attrs.i[HEAD_DIM] % 16 == 0; }
 
 /* Packs an input into panels in new scratch. */
 static struct tp_operand pack(struct tp_lower *lower, const struct sizes *size, int input, int64_t n_heads)

@@ -60,7 +60,6 @@ static enum talpa_status lower_generic(struct tp_lower *lower)
     return TALPA_OK;
 }
 
-static bool is_cpu(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU && lower->caps->in_process; }
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
 {
@@ -81,7 +80,7 @@ static void reference(const struct tp_reference *r)
 }
 
 static const struct tp_variant variants[] = {
-    {.tier = "cpu", .applies = is_cpu, .lower = lower_cpu},
+    {.tier = "cpu", .applies = NULL, .lower = lower_cpu},
     {.tier = "generic", .lower = lower_generic},
 };
 

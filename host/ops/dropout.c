@@ -60,7 +60,7 @@ static enum talpa_status lower(struct tp_lower *work, bool on_cpu)
 static enum talpa_status lower_cpu(struct tp_lower *work) { return lower(work, true); }
 static enum talpa_status lower_generic(struct tp_lower *work) { return lower(work, false); }
 
-static const struct tp_variant variants[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+static const struct tp_variant variants[] = {{"cpu", NULL, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
 {

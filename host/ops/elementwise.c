@@ -4,8 +4,6 @@
 
 extern const struct tp_op tp_op_add, tp_op_bias_add, tp_op_step_scalar, tp_op_accumulate;
 
-bool tp_elementwise_on_cpu(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU; }
-
 size_t tp_elementwise_local(const struct tp_lower *lower, size_t wanted)
 {
     size_t local = 1;
@@ -87,7 +85,7 @@ static enum talpa_status lower_add(struct tp_lower *lower, bool on_cpu)
 static enum talpa_status lower_add_cpu(struct tp_lower *lower) { return lower_add(lower, true); }
 static enum talpa_status lower_add_generic(struct tp_lower *lower) { return lower_add(lower, false); }
 
-static const struct tp_variant variants_add[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_add_cpu},
+static const struct tp_variant variants_add[] = {{"cpu", NULL, NULL, lower_add_cpu},
                                                  {"generic", NULL, NULL, lower_add_generic}};
 
 static void reference_add(const struct tp_reference *reference)
@@ -186,7 +184,7 @@ static enum talpa_status lower_bias_add_generic(struct tp_lower *lower)
     return TALPA_OK;
 }
 
-static const struct tp_variant variants_bias_add[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_bias_add_cpu},
+static const struct tp_variant variants_bias_add[] = {{"cpu", NULL, NULL, lower_bias_add_cpu},
                                                       {"generic", NULL, NULL, lower_bias_add_generic}};
 
 static void reference_bias_add(const struct tp_reference *reference)
@@ -306,7 +304,7 @@ static enum talpa_status lower_accumulate(struct tp_lower *lower, bool on_cpu)
 static enum talpa_status lower_accumulate_cpu(struct tp_lower *lower) { return lower_accumulate(lower, true); }
 static enum talpa_status lower_accumulate_generic(struct tp_lower *lower) { return lower_accumulate(lower, false); }
 
-static const struct tp_variant variants_accumulate[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_accumulate_cpu},
+static const struct tp_variant variants_accumulate[] = {{"cpu", NULL, NULL, lower_accumulate_cpu},
                                                         {"generic", NULL, NULL, lower_accumulate_generic}};
 
 static void reference_accumulate(const struct tp_reference *reference)

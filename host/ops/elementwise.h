@@ -4,9 +4,6 @@
 
 #include "graph/op.h"
 
-/** `applies` of cpu variants: the device is a CPU. */
-bool tp_elementwise_on_cpu(const struct tp_lower *lower);
-
 /** Largest power of two that is neither above `wanted` nor above the device's group size. */
 size_t tp_elementwise_local(const struct tp_lower *lower, size_t wanted);
 

@@ -269,13 +269,10 @@ static enum talpa_status lower_backward(struct tp_lower *lower, bool on_cpu)
     return TALPA_OK;
 }
 
-static bool on_cpu_device(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU; }
-
 /* As for matmul: weights in panels, or as in the file and decoded in every run. */
 static bool applies_cpu(const struct tp_lower *lower)
 {
-    return on_cpu_device(lower) &&
-           !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT);
+    return !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT);
 }
 
 static bool wants_bf16(const struct tp_lower *lower)
@@ -302,10 +299,10 @@ static enum talpa_status lower_backward_cpu(struct tp_lower *lower) { return low
 static enum talpa_status lower_backward_generic(struct tp_lower *lower) { return lower_backward(lower, false); }
 
 static const struct tp_variant variants[] = {{"cpu", applies_cpu, layouts_forward, lower_forward_cpu},
-                                             {"cpu", on_cpu_device, NULL, lower_forward_cpu},
+                                             {"cpu", NULL, NULL, lower_forward_cpu},
                                              {"generic", NULL, NULL, lower_forward_generic}};
 static const struct tp_variant backward_variants[] = {{"cpu", applies_cpu, layouts_backward, lower_backward_cpu},
-                                                      {"cpu", on_cpu_device, NULL, lower_backward_cpu},
+                                                      {"cpu", NULL, NULL, lower_backward_cpu},
                                                       {"generic", NULL, NULL, lower_backward_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)

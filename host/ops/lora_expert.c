@@ -136,7 +136,7 @@ void tp_lora_expert_route(double *const *in, int64_t bound, int64_t n_tokens, in
 }
 
 static const struct tp_variant variants[] = {
-    {.tier = "cpu", .applies = tp_lora_expert_on_cpu, .lower = tp_lora_expert_lower_cpu},
+    {.tier = "cpu", .lower = tp_lora_expert_lower_cpu},
     {.tier = "generic", .lower = tp_lora_expert_lower_generic},
 };
 

@@ -18,7 +18,6 @@ enum talpa_status tp_lora_expert_check(const struct tp_infer *infer, int routing
 void tp_lora_expert_cost(const struct talpa_graph *graph, const struct tp_node *node, int products, double *flops, double *bytes);
 
 /** The cpu tier: kernels of kernels/cpu/lora_expert.cl, dense and sparse. */
-bool tp_lora_expert_on_cpu(const struct tp_lower *lower);
 enum talpa_status tp_lora_expert_lower_cpu(struct tp_lower *lower);
 enum talpa_status tp_lora_expert_lower_cpu_backward(struct tp_lower *lower);
 /** Portable: dense by the shared matrix product, sparse by kernels/generic/lora_expert.cl. */

@@ -56,7 +56,7 @@ static void reference(const struct tp_reference *r)
 }
 
 static const struct tp_variant variants[] = {
-    {.tier = "cpu", .applies = tp_lora_expert_on_cpu, .lower = tp_lora_expert_lower_cpu_backward},
+    {.tier = "cpu", .lower = tp_lora_expert_lower_cpu_backward},
     {.tier = "generic", .lower = tp_lora_expert_lower_generic_backward},
 };
 

@@ -59,8 +59,6 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* ---- cpu ---- */
 
-bool tp_lora_expert_on_cpu(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU && lower->caps->in_process; }
-
 /* Ends a launch whose kernel loops over up to `units`: the last argument is the number of groups. */
 static void cpu_groups(const struct tp_lower *lower, struct tp_launch *launch, int64_t units)
 {

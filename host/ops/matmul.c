@@ -99,13 +99,10 @@ static struct tp_gemm describe(const struct tp_lower *lower)
     return gemm;
 }
 
-static bool on_cpu(const struct tp_lower *lower) { return lower->caps->type == TALPA_DEVICE_CPU; }
-
 /* Frozen weights are kept in panels, unless memory matters more: then they stay as in the file and each run decodes them. */
 static bool applies_cpu(const struct tp_lower *lower)
 {
-    return on_cpu(lower) &&
-           !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT);
+    return !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT);
 }
 
 static void layouts_cpu(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
@@ -138,7 +135,7 @@ static enum talpa_status lower_generic(struct tp_lower *lower) { return lower_ti
 
 static const struct tp_variant variants[] = {{"clblast", applies_clblast, NULL, lower_clblast},
                                              {"cpu", applies_cpu, layouts_cpu, lower_cpu},
-                                             {"cpu", on_cpu, NULL, lower_cpu},
+                                             {"cpu", NULL, NULL, lower_cpu},
                                              {"generic", NULL, NULL, lower_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)

@@ -141,7 +141,7 @@ static enum talpa_status lower_grad_norm(struct tp_lower *lower, bool on_cpu)
 static enum talpa_status lower_grad_norm_cpu(struct tp_lower *lower) { return lower_grad_norm(lower, true); }
 static enum talpa_status lower_grad_norm_generic(struct tp_lower *lower) { return lower_grad_norm(lower, false); }
 
-static const struct tp_variant variants_grad_norm[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_grad_norm_cpu},
+static const struct tp_variant variants_grad_norm[] = {{"cpu", NULL, NULL, lower_grad_norm_cpu},
                                                        {"generic", NULL, NULL, lower_grad_norm_generic}};
 
 static void cost_of_bank(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
@@ -349,7 +349,7 @@ static enum talpa_status lower_adamw(struct tp_lower *lower, bool on_cpu)
 static enum talpa_status lower_adamw_cpu(struct tp_lower *lower) { return lower_adamw(lower, true); }
 static enum talpa_status lower_adamw_generic(struct tp_lower *lower) { return lower_adamw(lower, false); }
 
-static const struct tp_variant variants_adamw[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_adamw_cpu},
+static const struct tp_variant variants_adamw[] = {{"cpu", NULL, NULL, lower_adamw_cpu},
                                                    {"generic", NULL, NULL, lower_adamw_generic}};
 
 static void reference_adamw(const struct tp_reference *reference)

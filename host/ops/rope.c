@@ -74,7 +74,7 @@ static struct tp_launch *launch_rope(struct tp_lower *lower, const char *source)
 static bool applies_cpu(const struct tp_lower *lower)
 {
     const int64_t head_dim = lower->node->attrs.i[HEAD_DIM];
-    return tp_elementwise_on_cpu(lower) && head_dim % 16 == 0 && head_dim <= 512;
+    return head_dim % 16 == 0 && head_dim <= 512;
 }
 
 static enum talpa_status lower_cpu(struct tp_lower *lower)

@@ -45,8 +45,8 @@ static enum talpa_status lower_generic(struct tp_lower *work) { return lower(wor
 static enum talpa_status lower_backward_cpu(struct tp_lower *work) { return lower(work, true, true); }
 static enum talpa_status lower_backward_generic(struct tp_lower *work) { return lower(work, true, false); }
 
-static const struct tp_variant variants[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
-static const struct tp_variant backward_variants[] = {{"cpu", tp_elementwise_on_cpu, NULL, lower_backward_cpu},
+static const struct tp_variant variants[] = {{"cpu", NULL, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+static const struct tp_variant backward_variants[] = {{"cpu", NULL, NULL, lower_backward_cpu},
                                                       {"generic", NULL, NULL, lower_backward_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)

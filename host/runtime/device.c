@@ -166,7 +166,8 @@ static cl_int read_caps(struct talpa_device_caps *caps, cl_platform_id platform,
         code = clGetDeviceInfo(id, values[i].what, values[i].n_out, values[i].out, NULL);
         if (code != CL_SUCCESS) return code;
     }
-    caps->type = type & CL_DEVICE_TYPE_GPU ? TALPA_DEVICE_GPU : type & CL_DEVICE_TYPE_CPU ? TALPA_DEVICE_CPU : TALPA_DEVICE_ACCELERATOR;
+    /* A processor first: Oclgrind is every type at once, and its kernels are to be those of both tiers. */
+    caps->type = type & CL_DEVICE_TYPE_CPU ? TALPA_DEVICE_CPU : type & CL_DEVICE_TYPE_GPU ? TALPA_DEVICE_GPU : TALPA_DEVICE_ACCELERATOR;
     caps->vendor = vendor_of(caps, vendor_id);
     caps->global_mem_bytes = global_mem;
     caps->max_alloc_bytes = max_alloc;
@@ -180,7 +181,8 @@ static cl_int read_caps(struct talpa_device_caps *caps, cl_platform_id platform,
     caps->has_subgroups = has_extension(extensions, "cl_khr_subgroups") || has_extension(extensions, "cl_intel_subgroups");
     caps->unified_memory = unified == CL_TRUE;
     caps->little_endian = little == CL_TRUE;
-    caps->in_process = caps->type == TALPA_DEVICE_CPU && (caps->vendor == TALPA_VENDOR_POCL || strstr(caps->platform, "Intel(R)"));
+    caps->in_process = caps->type == TALPA_DEVICE_CPU && (caps->vendor == TALPA_VENDOR_POCL || strstr(caps->platform, "Intel(R)") ||
+                                                           strstr(caps->platform, "Oclgrind"));
     if (caps->type == TALPA_DEVICE_CPU) read_cpu_features(caps->cpu_features, sizeof caps->cpu_features);
     return CL_SUCCESS;
 }

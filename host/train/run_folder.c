@@ -25,11 +25,11 @@ static enum talpa_status take_lock(struct tp_run_folder *folder)
     return TALPA_OK;
 }
 
-static enum talpa_status open_log(FILE **out, const char *path)
+static enum talpa_status open_log(FILE **out, const char *path, const char *flag)
 {
     if (!path) return TALPA_E_DEVICE;
     *out = fopen(path, "w");
-    return *out ? TALPA_OK : tp_fail(TALPA_E_CREATE, "%s: %s", path, strerror(errno));
+    return *out ? TALPA_OK : tp_fail(TALPA_E_CREATE, "%s: cannot be created: %s: check %s", path, strerror(errno), flag);
 }
 
 static enum talpa_status prepare(struct tp_run_folder *folder, const char *path, const char *route_log)
@@ -38,8 +38,8 @@ static enum talpa_status prepare(struct tp_run_folder *folder, const char *path,
     if (!folder->path) return TALPA_E_DEVICE;
     if (mkdir(path, 0755) && errno != EEXIST) return tp_fail(TALPA_E_CREATE, "%s: cannot be created: %s: check --output-dir", path, strerror(errno));
     TP_TRY(take_lock(folder));
-    TP_TRY(open_log(&folder->log, tp_run_folder_file(folder, "trainer_log.jsonl")));
-    if (route_log) TP_TRY(open_log(&folder->routes, route_log));
+    TP_TRY(open_log(&folder->log, tp_run_folder_file(folder, "trainer_log.jsonl"), "--output-dir"));
+    if (route_log) TP_TRY(open_log(&folder->routes, route_log, "--route-log"));
     return tp_json_writer_create(&folder->json, 0);
 }
 

@@ -29,7 +29,7 @@ struct talpa_device_caps {
     bool has_fp16, has_fp64, has_subgroups;
     bool unified_memory;             /**< CL_DEVICE_HOST_UNIFIED_MEMORY */
     bool little_endian;
-    bool in_process;                 /**< CPU device whose kernels run in this process (PoCL, Intel's CPU runtime), not llvmpipe's JIT of another ISA */
+    bool in_process;                 /**< CPU device that gives one work-item the whole vector unit (PoCL, Intel; also Oclgrind), unlike llvmpipe */
     char cpu_features[128];          /**< CPU devices: space-separated flags that change code (avx2 avx512f amx_bf16 ...), part of cache keys */
 };
 

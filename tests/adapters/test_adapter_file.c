@@ -696,6 +696,21 @@ static void test_old_stays(void **state)
     assert_memory_equal(before, after, n_before);
     assert_int_equal(n_files(), 3);
     expect_loads();
+    /* an adapter of another kind: the old configuration stays with the old tensors */
+    struct talpa_adapter_config other = settings(TALPA_ROUTING_ADAMOLE);
+    other.rank *= 2;
+    struct tp_adapter *larger;
+    assert_int_equal(tp_adapter_create(&larger, model, &other), TALPA_OK);
+    float *zeros = calloc((size_t)larger->bank_elements, sizeof *zeros);
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    assert_int_equal(tp_adapter_save(larger, zeros, folder, model), TALPA_E_IO);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(n_files(), 3);
+    expect_loads();
+    free(zeros);
+    tp_adapter_free(larger);
     free(before);
     free(after);
     free(bank);

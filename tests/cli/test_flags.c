@@ -111,9 +111,50 @@ static void test_tokenize(void **state)
     assert_int_equal(tp_json_length(tp_json_root(json)), 2);
     tp_json_free(json);
 
+    /* A byte order mark is skipped, as in training data. */
+    write_text("bom.jsonl", "\xEF\xBB\xBF{\"text\": \"a\"}\n");
+    expect("tokenize -m random:tiny --jsonl -f @bom.jsonl", 0, NULL);
+    assert_non_null(strstr(out, "[\"a\"]"));
+
     write_text("bad.jsonl", "{\"text\": \"a\"}\n{\"text\": 3}\n");
     expect("tokenize -m random:tiny --jsonl -f @bad.jsonl --output-file @tokens2.json", 65, "bad.jsonl:2");
     assert_int_equal(access(path("tokens2.json"), F_OK), -1);
+}
+
+/* Only plain files are replaced: devices, pipes and links are written through. */
+static void test_output_file(void **state)
+{
+    (void)state;
+    char text[256];
+    struct stat info;
+    write_text("result.json", "old");
+    assert_int_equal(symlink("result.json", path("link.json")), 0);
+    expect("tokenize -m random:tiny -p abc --output-file @link.json", 0, NULL);
+    assert_int_equal(lstat(path("link.json"), &info), 0);
+    assert_true(S_ISLNK(info.st_mode));
+    read_text(text, sizeof text, "result.json");
+    assert_non_null(strstr(text, "\"ids\""));
+
+    assert_int_equal(mkfifo(path("pipe"), 0600), 0);
+    const int reader = open(path("pipe"), O_RDONLY | O_NONBLOCK);
+    assert_true(reader >= 0);
+    expect("tokenize -m random:tiny -p abc --output-file @pipe", 0, NULL);
+    const ssize_t n = read(reader, text, sizeof text - 1);
+    assert_true(n > 0);
+    text[n] = '\0';
+    assert_non_null(strstr(text, "\"ids\""));
+    close(reader);
+    assert_int_equal(lstat(path("pipe"), &info), 0);
+    assert_true(S_ISFIFO(info.st_mode));
+
+    expect("tokenize -m random:tiny -p abc --output-file /dev/stdout", 0, NULL);
+    assert_non_null(strstr(out, "\"ids\""));
+    if (access("/dev/full", W_OK) == 0) {
+        expect("tokenize -m random:tiny -p abc --output-file /dev/full", 74, "--output-file /dev/full");
+        assert_int_equal(stat("/dev/full", &info), 0);
+        assert_true(S_ISCHR(info.st_mode));
+    }
+    expect("tokenize -m random:tiny -p abc --output-file @.", 73, "--output-file");
 }
 
 static void test_inspect(void **state)
@@ -199,7 +240,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_usage),         cmocka_unit_test(test_adapter_flags), cmocka_unit_test(test_environment),
-        cmocka_unit_test(test_missing_files), cmocka_unit_test(test_tokenize),      cmocka_unit_test(test_inspect),
+        cmocka_unit_test(test_missing_files), cmocka_unit_test(test_tokenize),      cmocka_unit_test(test_output_file),
+        cmocka_unit_test(test_inspect),
         cmocka_unit_test(test_dry_run),       cmocka_unit_test(test_devices),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

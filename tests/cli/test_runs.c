@@ -110,6 +110,13 @@ static void test_bad_data(void **state)
     expect("train -m random:tiny --data @missing.jsonl --output-dir @bad --max-steps 1", 66, "missing.jsonl");
     write_text("plainfile", "x");
     expect(TRAIN "--max-steps 1 --output-dir @plainfile/run", 73, "plainfile");
+    expect(TRAIN "--max-steps 1 --output-dir @bad --route-log @no/routes.jsonl", 73, "--route-log");
+    setenv("TALPA_MAX_KERNEL_MS", "fast", 1);
+    expect(TRAIN "--max-steps 1 --output-dir @bad", 2, "TALPA_MAX_KERNEL_MS=fast");
+    unsetenv("TALPA_MAX_KERNEL_MS");
+    setenv("TALPA_MAX_ALLOC_BYTES", "100", 1);
+    expect(TRAIN "--max-steps 1 --output-dir @bad", 71, "--batch-size");
+    unsetenv("TALPA_MAX_ALLOC_BYTES");
     if (geteuid() != 0) {
         assert_int_equal(mkdir(path("readonly"), 0555), 0);
         expect(TRAIN "--max-steps 1 --output-dir @readonly/run", 73, "readonly");

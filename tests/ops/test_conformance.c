@@ -1,6 +1,6 @@
 /* Runs every case of every op on the default device, tier by tier (host/check/conformance.h).
  * For work on one op: `test_ops_conformance OP` or TALPA_CONFORMANCE_OP=OP, and TALPA_TIER=generic|cpu|clblast for one tier only; the
- * checks of one op are then printed one by one. */
+ * checks of one op are then printed one by one. TALPA_CONFORMANCE_ELEMENTS=N leaves out the cases with more than N input elements. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -17,6 +17,7 @@
 static struct {
     struct tp_device *device;
     const char *op, *tier;
+    int64_t max_elements;
     int n_failed, n_printed;
 } fixture;
 
@@ -43,11 +44,11 @@ static void test_op(void **state)
     int n_failed = 0;
     for (size_t t = 0; t < sizeof tiers / sizeof *tiers; t++) {
         if (fixture.tier ? strcmp(fixture.tier, tiers[t]) != 0 : false) continue;
-        if (!strcmp(tiers[t], "cpu") && tp_device_caps(fixture.device)->type != TALPA_DEVICE_CPU) continue;
+        if (!strcmp(tiers[t], "cpu") && !tp_device_caps(fixture.device)->in_process) continue;
         struct tp_conformance_totals totals;
         double worst = 0;
         const int64_t start = tp_clock_now_ns();
-        if (tp_conformance_run(&totals, fixture.device, op->name, tiers[t], report, &worst) != TALPA_OK) {
+        if (tp_conformance_run_small(&totals, fixture.device, op->name, tiers[t], fixture.max_elements, report, &worst) != TALPA_OK) {
             print_error("%s: %s\n", op->name, talpa_error_message());
             fail();
         }
@@ -126,6 +127,8 @@ int main(int argc, char **argv)
     free(caps);
     fixture.op = argc > 1 ? argv[1] : getenv("TALPA_CONFORMANCE_OP");
     fixture.tier = getenv("TALPA_TIER");
+    const char *limit = getenv("TALPA_CONFORMANCE_ELEMENTS");
+    fixture.max_elements = limit && *limit ? strtoll(limit, NULL, 10) : INT64_MAX;
     if (fixture.op && !tp_op_find(fixture.op)) {
         fprintf(stderr, "no op is called '%s'\n", fixture.op);
         return 2;

@@ -95,7 +95,7 @@ static void test_split_cpu(void **state)
     (void)state;
     struct test_run run;
     test_run_open(&run);
-    const bool is_cpu = tp_device_caps(run.device)->type == TALPA_DEVICE_CPU;
+    const bool is_cpu = tp_device_caps(run.device)->in_process;
     test_run_close(&run);
     if (!is_cpu) skip();
     check_split("cpu", TALPA_Q8_0, true, 3);

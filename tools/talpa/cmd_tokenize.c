@@ -84,6 +84,7 @@ static enum talpa_status print_tokens(struct tokenize *tokenize, FILE *file, con
 static int print_jsonl(struct tokenize *tokenize, FILE *file, const struct talpa_model *model, const char *text, size_t n_bytes)
 {
     const char *name = tokenize->file && strcmp(tokenize->file, "-") ? tokenize->file : "standard input", *end = text + n_bytes;
+    if (n_bytes >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) text += 3; /* a byte order mark, as in training data */
     for (size_t number = 1; text < end; ++number) {
         const char *newline = memchr(text, '\n', (size_t)(end - text));
         const size_t n = newline ? (size_t)(newline - text) : (size_t)(end - text);

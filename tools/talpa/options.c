@@ -145,9 +145,9 @@ static int set_number(const struct options *options, const struct option *option
         real > option->max) {
         char bounds[80];
         if (option->max >= 1e9)
-            snprintf(bounds, sizeof bounds, "at least %g", option->min);
+            snprintf(bounds, sizeof bounds, "at least %.10g", option->min);
         else
-            snprintf(bounds, sizeof bounds, "from %g to %g", option->min, option->max);
+            snprintf(bounds, sizeof bounds, "from %.10g to %.10g", option->min, option->max);
         return options_fail(options, "%s: found '%s', expected %s %s", shown, value, is_int ? "an integer" : "a number", bounds);
     }
     if (is_int)

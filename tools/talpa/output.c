@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "program.h"
@@ -22,15 +23,20 @@ int output_open(struct output *output, const char *path)
 {
     *output = (struct output){.file = stdout};
     if (!path || !strcmp(path, "-")) return -1;
-    const size_t size = strlen(path) + 32;
-    output->path = strdup(path);
-    output->temporary = malloc(size);
-    if (!output->path || !output->temporary) {
+    /* A rename would put a file in the place of a device, a pipe or a link (/dev/stdout is one): they are written through. */
+    struct stat info, own;
+    const bool exists = stat(path, &info) == 0, special = exists && !S_ISREG(info.st_mode);
+    if (exists && fstat(STDOUT_FILENO, &own) == 0 && info.st_dev == own.st_dev && info.st_ino == own.st_ino) return -1;
+    output->path = exists ? realpath(path, NULL) : NULL;
+    if (!output->path) output->path = strdup(path);
+    const size_t size = output->path ? strlen(output->path) + 32 : 0;
+    output->temporary = special ? NULL : malloc(size);
+    if (!output->path || (!special && !output->temporary)) {
         output_discard(output);
         return program_fail_memory();
     }
-    snprintf(output->temporary, size, "%s.tmp.%ld", path, (long)getpid());
-    const int fd = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (!special) snprintf(output->temporary, size, "%s.tmp.%ld", output->path, (long)getpid());
+    const int fd = special ? open(path, O_WRONLY | O_CLOEXEC) : open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     output->file = fd < 0 ? NULL : fdopen(fd, "w");
     if (!output->file) {
         program_error("--output-file %s: cannot be created: %s; choose a folder that exists and is writable", path, strerror(errno));
@@ -59,14 +65,14 @@ int output_close(struct output *output)
     bool ok = !ferror(output->file);
     errno = 0;
     ok = fflush(output->file) == 0 && ok;
-    ok = fsync(fileno(output->file)) == 0 && ok;
+    if (output->temporary) ok = fsync(fileno(output->file)) == 0 && ok;
     ok = fclose(output->file) == 0 && ok;
     output->file = NULL;
     int code = 0;
     if (!ok) {
         program_error("--output-file %s: writing failed: %s", output->path, strerror(errno));
         code = 74;
-    } else if (rename(output->temporary, output->path) != 0) {
+    } else if (output->temporary && rename(output->temporary, output->path) != 0) {
         program_error("--output-file %s: cannot be replaced: %s", output->path, strerror(errno));
         code = 73;
     } else {

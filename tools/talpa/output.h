@@ -10,7 +10,7 @@
 enum output_format { OUTPUT_MD, OUTPUT_CSV, OUTPUT_JSON, OUTPUT_JSONL };
 #define OUTPUT_FORMATS "md|csv|json|jsonl"
 
-/** An open result. `path` and `temporary` are NULL for stdout. */
+/** An open result. `path` and `temporary` are NULL for stdout, `temporary` also for a device or pipe. */
 struct output {
     FILE *file;
     char *path, *temporary;
