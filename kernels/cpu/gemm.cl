@@ -117,7 +117,7 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemm(
 {
     const uint m = tp_rows(step, m_symbol, m_bound);
     const uint k_end = min(tp_rows(step, k_symbol, k_bound), k_first + k_length);
-    const uint k = k_end > k_first ? k_end - k_first : 0;
+    const uint k = (uint)max((int)(k_end - k_first), 0); /* signed: as an unsigned choice it becomes an intrinsic unknown to Oclgrind */
     const uint share = (uint)get_global_size(1);
     const uint rows_per_group = ((m + share - 1) / share + 11) / 12 * 12;
     const uint m_begin = (uint)tp_group_id(1) * rows_per_group, m_end = min(m, m_begin + rows_per_group);
