@@ -100,14 +100,29 @@ double *golden_numbers(const struct tp_json *json, const char *keys, size_t *n)
 
 double golden_number(const struct tp_json *json, const char *keys) { return number_of(golden_at(json, keys), keys); }
 
-size_t golden_device(void)
+static struct talpa_device_caps device(size_t *index)
 {
-    struct talpa_device_caps *caps;
-    size_t n, index;
-    if (talpa_device_list(&caps, &n) != TALPA_OK || talpa_device_select(&index, caps, n, NULL) != TALPA_OK) {
+    struct talpa_device_caps *caps, chosen;
+    size_t n;
+    if (talpa_device_list(&caps, &n) != TALPA_OK || talpa_device_select(index, caps, n, NULL) != TALPA_OK) {
         fprintf(stderr, "skipped: %s\n", talpa_error_message());
         exit(77);
     }
+    chosen = caps[*index];
     free(caps);
+    return chosen;
+}
+
+size_t golden_device(void)
+{
+    size_t index;
+    device(&index);
     return index;
+}
+
+bool golden_is_quick(void)
+{
+    size_t index;
+    const struct talpa_device_caps caps = device(&index);
+    return caps.type != TALPA_DEVICE_CPU || caps.in_process;
 }

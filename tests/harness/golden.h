@@ -30,4 +30,7 @@ void golden_ok(enum talpa_status status);
 /** The device under test: TALPA_DEVICE or the default; exits with 77 if there is none. */
 size_t golden_device(void);
 
+/** Does the device under test compile quickly enough to run every tier? llvmpipe takes minutes per tier, and has only the generic one. */
+bool golden_is_quick(void);
+
 #endif

@@ -190,5 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_best_dense), cmocka_unit_test(test_best_sparse), cmocka_unit_test(test_generic_dense),
                                        cmocka_unit_test(test_generic_sparse), cmocka_unit_test(test_clblast)};
+    const struct CMUnitTest once[] = {cmocka_unit_test(test_best_dense), cmocka_unit_test(test_best_sparse)};
+    if (!golden_is_quick()) return cmocka_run_group_tests_name("golden adapters, one tier", once, NULL, NULL);
     return cmocka_run_group_tests_name("golden adapters", tests, NULL, NULL);
 }

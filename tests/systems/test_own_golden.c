@@ -261,26 +261,13 @@ static void check_gradient(const char *case_name, const char *tier, enum tp_disp
     fixture_close(&f);
 }
 
-/* Mesa's llvmpipe needs minutes for what the others do in seconds: there the best tier and two of the cases have to do. */
-static bool is_slow(void)
-{
-    struct talpa_device_caps *caps;
-    size_t n;
-    const size_t index = golden_device();
-    golden_ok(talpa_device_list(&caps, &n));
-    const bool slow = caps[index].type == TALPA_DEVICE_CPU && !caps[index].in_process;
-    free(caps);
-    if (slow) printf("slow device: fewer combinations\n");
-    return slow;
-}
-
 static bool is_mixture(const char *case_name) { return strcmp(case_name, "lora") != 0; }
 
 static void test_gradients(void **state)
 {
     (void)state;
     static const char *const tiers[] = {"", "generic"};
-    const size_t n_tiers = is_slow() ? 1 : sizeof tiers / sizeof *tiers;
+    const size_t n_tiers = !golden_is_quick() ? 1 : sizeof tiers / sizeof *tiers;
     for (size_t t = 0; t < n_tiers; t++)
         for (size_t i = 0; i < N_CASES; i++) {
             check_gradient(cases[i], tiers[t], TP_DISPATCH_DENSE);
@@ -396,7 +383,7 @@ static void check_run(const char *case_name, enum talpa_expert_dispatch dispatch
 
 static void check_runs(enum talpa_expert_dispatch dispatch)
 {
-    if (is_slow()) {
+    if (!golden_is_quick()) {
         check_run("adamole", dispatch, 1);
         check_run("adamole-high", dispatch, 2);
         return;
