@@ -1,6 +1,6 @@
 /* Load-balancing loss of a mixture (the published AdaMoLE code; Switch with the counts of all chosen experts):
  * aux = E * sum_e (counts[e] / T) * mean_t score[t, e], T the run-time number of tokens. The counts carry no gradient. */
-#include "ops/rowwise.h"
+#include "ops/elementwise.h"
 
 extern const struct tp_op tp_op_balance_loss, tp_op_balance_loss_backward;
 
@@ -75,7 +75,7 @@ static enum talpa_status lower_loss(struct tp_lower *lower)
     const struct tp_type *score = tp_lower_in(lower, 0);
     const double n = (double)tp_type_elements(score);
     const bool has_previous = tp_lower_has_in(lower, 2);
-    const size_t local = tp_rowwise_local(lower, 128);
+    const size_t local = tp_elementwise_local(lower, 128);
     struct tp_launch *launch = tp_lower_launch(lower, "generic/balance_loss.cl", "balance_loss");
     tp_launch_step(launch);
     tp_launch_rows(launch, score);
@@ -107,7 +107,7 @@ static enum talpa_status lower_backward(struct tp_lower *lower)
     tp_launch_u32(launch, (uint32_t)dscore->shape.dim[1]);
     tp_launch_u32(launch, has_daux);
     tp_launch_u32(launch, has_dtotal);
-    tp_rowwise_groups(lower, launch, tp_type_elements(dscore));
+    tp_elementwise_groups(lower, launch, tp_type_elements(dscore));
     tp_launch_cost(launch, 4 * n, 4 * n);
     return TALPA_OK;
 }

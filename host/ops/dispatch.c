@@ -1,5 +1,5 @@
 /* Work lists of a mixture: for every expert the ascending list of the tokens that chose it, made on the device. */
-#include "ops/rowwise.h"
+#include "ops/elementwise.h"
 
 extern const struct tp_op tp_op_dispatch;
 
@@ -54,7 +54,7 @@ static enum talpa_status lower_cpu(struct tp_lower *lower)
 static enum talpa_status lower_generic(struct tp_lower *lower)
 {
     struct tp_launch *launch = launch_dispatch(lower, "generic/dispatch.cl");
-    const size_t local = tp_rowwise_local(lower, 128);
+    const size_t local = tp_elementwise_local(lower, 128);
     tp_launch_local(launch, local * sizeof(uint32_t));
     tp_launch_groups(launch, (size_t)tp_lower_in(lower, 0)->shape.dim[1], 1, 1, local, 1, 1);
     return TALPA_OK;

@@ -7,8 +7,14 @@ extern const struct tp_op tp_op_add, tp_op_bias_add, tp_op_step_scalar, tp_op_ac
 size_t tp_elementwise_local(const struct tp_lower *lower, size_t wanted)
 {
     size_t local = 1;
-    while (local * 2 <= wanted && local * 2 <= lower->caps->max_work_group_size) local *= 2;
+    while (local * 2 <= wanted && (!lower->caps->max_work_group_size || local * 2 <= lower->caps->max_work_group_size)) local *= 2;
     return local;
+}
+
+void tp_elementwise_groups(const struct tp_lower *lower, struct tp_launch *launch, int64_t n)
+{
+    const size_t local = tp_elementwise_local(lower, 64);
+    tp_launch_groups(launch, n > 0 ? ((size_t)n + local - 1) / local : 1, 1, 1, local, 1, 1);
 }
 
 uint32_t tp_elementwise_shares(int64_t n_elements)

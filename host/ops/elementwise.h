@@ -7,6 +7,9 @@
 /** Largest power of two that is neither above `wanted` nor above the device's group size. */
 size_t tp_elementwise_local(const struct tp_lower *lower, size_t wanted);
 
+/** Sets the launch to at least `n` work-items in one dimension, in groups of at most 64. */
+void tp_elementwise_groups(const struct tp_lower *lower, struct tp_launch *launch, int64_t n);
+
 /** cpu tier: number of groups that share `n_elements` of light work, at least 1, at most 32. */
 uint32_t tp_elementwise_shares(int64_t n_elements);
 

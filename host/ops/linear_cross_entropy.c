@@ -3,7 +3,7 @@
 
 #include "base/dtype.h"
 #include "gemm.h"
-#include "rowwise.h"
+#include "elementwise.h"
 
 /* linear_cross_entropy: inputs hidden [T, d], weight [V, d], rows [R], labels [R]; outputs loss [1], nll [R], lse [R] (for the gradient).
  * linear_cross_entropy_backward: the same inputs, with the weight given twice so that the plan may keep it in two layouts (for the logits
@@ -173,7 +173,7 @@ static void move_rows(struct work *work, const char *kernel, struct tp_operand f
     tp_launch_rows(launch, work->rows);
     tp_launch_rows(launch, work->hidden);
     tp_launch_u32(launch, (uint32_t)work->hidden->shape.dim[1]);
-    tp_launch_groups(launch, (size_t)n_groups, 1, 1, tp_rowwise_local(work->lower, 64), 1, 1);
+    tp_launch_groups(launch, (size_t)n_groups, 1, 1, tp_elementwise_local(work->lower, 64), 1, 1);
     tp_launch_cost(launch, 0.0, 2.0 * (double)work->row_bytes);
 }
 
@@ -190,7 +190,7 @@ static void finish_pass(struct work *work, struct tp_launch *launch, bool uses_l
         tp_launch_u32(launch, (uint32_t)shares);
         tp_launch_groups(launch, (size_t)shares, 1, 1, 1, 1, 1);
     } else {
-        const size_t local = tp_rowwise_local(work->lower, 128);
+        const size_t local = tp_elementwise_local(work->lower, 128);
         if (uses_local) tp_launch_local(launch, 2 * local * sizeof(float));
         tp_launch_groups(launch, (size_t)n_rows, 1, 1, local, 1, 1);
     }
@@ -219,7 +219,7 @@ static enum talpa_status lower_forward(struct tp_lower *lower, bool on_cpu)
         tp_launch_u32(launch, (uint32_t)(first / work.block));
         finish_pass(&work, launch, true, first, n);
     }
-    const size_t local = tp_rowwise_local(lower, 64);
+    const size_t local = tp_elementwise_local(lower, 64);
     struct tp_launch *launch = tp_lower_launch(lower, GENERIC, "finish");
     tp_launch_read(lower, launch, state);
     tp_launch_read(lower, launch, tp_in(LABELS));

@@ -4,7 +4,7 @@
  * Dense, the projections and combinations are matrix products with all E*rank rows; sparse, they follow the work lists. */
 #include "ops/gemm.h"
 #include "ops/lora_expert.h"
-#include "ops/rowwise.h"
+#include "ops/elementwise.h"
 
 static const char cpu_source[] = "cpu/lora_expert.cl", generic_source[] = "generic/lora_expert.cl";
 
@@ -179,7 +179,7 @@ static void generic_scale(struct tp_lower *lower, const struct shape *s, bool is
     tp_launch_f32(launch, s->scale);
     tp_launch_u32(launch, s->has_weight);
     tp_launch_u32(launch, s->is_sparse);
-    tp_rowwise_groups(lower, launch, s->n_tokens * s->n_experts);
+    tp_elementwise_groups(lower, launch, s->n_tokens * s->n_experts);
     tp_launch_cost(launch, 4.0 * (double)s->n_tokens * (double)s->n_all, 12.0 * (double)s->n_tokens * (double)s->n_all);
 }
 
@@ -237,7 +237,7 @@ static enum talpa_status generic_combine(struct tp_lower *lower, const struct sh
     tp_launch_u32(launch, (uint32_t)s->rank);
     tp_launch_u32(launch, (uint32_t)width);
     tp_launch_u32(launch, init >= 0);
-    const size_t local = tp_rowwise_local(lower, 64);
+    const size_t local = tp_elementwise_local(lower, 64);
     tp_launch_groups(launch, (size_t)ceil_div(width, (int64_t)local), (size_t)s->n_tokens, 1, local, 1, 1);
     cost(launch, s, width);
     return TALPA_OK;

@@ -1,7 +1,7 @@
 /* Softmax of every row: p = softmax(x). Gradient: dx = p * (dp - <p, dp>). */
 #include <math.h>
 
-#include "ops/rowwise.h"
+#include "ops/elementwise.h"
 
 extern const struct tp_op tp_op_softmax, tp_op_softmax_backward;
 
@@ -49,7 +49,7 @@ static enum talpa_status lower_softmax(struct tp_lower *lower)
     tp_launch_read(lower, launch, tp_in(0));
     tp_launch_write(lower, launch, tp_out(0));
     tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
-    tp_rowwise_groups(lower, launch, type->shape.dim[0]);
+    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
     tp_launch_cost(launch, 8 * n, 8 * n);
     return TALPA_OK;
 }
@@ -65,7 +65,7 @@ static enum talpa_status lower_backward(struct tp_lower *lower)
     tp_launch_read(lower, launch, tp_in(1));
     tp_launch_write(lower, launch, tp_out(0));
     tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
-    tp_rowwise_groups(lower, launch, type->shape.dim[0]);
+    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
     tp_launch_cost(launch, 4 * n, 12 * n);
     return TALPA_OK;
 }

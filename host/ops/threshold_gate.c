@@ -3,7 +3,7 @@
  * is unbounded where all chosen scores are tiny. */
 #include <math.h>
 
-#include "ops/rowwise.h"
+#include "ops/elementwise.h"
 
 extern const struct tp_op tp_op_threshold_gate, tp_op_threshold_gate_backward;
 
@@ -90,7 +90,7 @@ static enum talpa_status lower_gate(struct tp_lower *lower)
     tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
     tp_launch_f32(launch, (float)lower->node->attrs.f[0]);
     tp_launch_u32(launch, has_raw);
-    tp_rowwise_groups(lower, launch, type->shape.dim[0]);
+    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
     tp_launch_cost(launch, 4 * n, 16 * n);
     return TALPA_OK;
 }
@@ -117,7 +117,7 @@ static enum talpa_status lower_backward(struct tp_lower *lower)
     tp_launch_u32(launch, has_raw);
     tp_launch_u32(launch, has_dweight);
     tp_launch_u32(launch, has_dscore);
-    tp_rowwise_groups(lower, launch, type->shape.dim[0]);
+    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
     tp_launch_cost(launch, 6 * n, 24 * n);
     return TALPA_OK;
 }

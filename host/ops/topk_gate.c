@@ -2,7 +2,7 @@
  * dp_e = sel_e (dweight_e - <weight, dweight>) / S. */
 #include <math.h>
 
-#include "ops/rowwise.h"
+#include "ops/elementwise.h"
 
 extern const struct tp_op tp_op_topk_gate, tp_op_topk_gate_backward;
 
@@ -63,7 +63,7 @@ static enum talpa_status lower_gate(struct tp_lower *lower)
     tp_launch_write(lower, launch, tp_out(1));
     tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
     tp_launch_u32(launch, (uint32_t)lower->node->attrs.i[0]);
-    tp_rowwise_groups(lower, launch, type->shape.dim[0]);
+    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
     tp_launch_cost(launch, n * (double)type->shape.dim[1], 12 * n);
     return TALPA_OK;
 }
@@ -78,7 +78,7 @@ static enum talpa_status lower_backward(struct tp_lower *lower)
     for (int i = 0; i < 4; i++) tp_launch_read(lower, launch, tp_in(i));
     tp_launch_write(lower, launch, tp_out(0));
     tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
-    tp_rowwise_groups(lower, launch, type->shape.dim[0]);
+    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
     tp_launch_cost(launch, 5 * n, 20 * n);
     return TALPA_OK;
 }
