@@ -4,6 +4,7 @@
 
 #include "talpa/adapter.h"
 #include "talpa/device.h"
+#include "talpa/infer.h"
 #include "talpa/log.h"
 #include "talpa/model.h"
 #include "talpa/ops.h"

@@ -4,7 +4,7 @@
 
 #include "io/dataset.h"
 #include "train/batch.h"
-#include "train/engine.h"
+#include "models/engine.h"
 #include "train/train_graph.h"
 
 struct tp_evaluator {
