@@ -7,7 +7,7 @@
 /** Name as printed in graphs and plans ("f32", "q4_1"). */
 const char *tp_dtype_name(enum talpa_dtype dtype);
 
-/** Elements per block: 1 for plain types, 32 for quantised ones. */
+/** Elements per block: 1 for plain types, 32 or (the K types) 256 for quantised ones. */
 int tp_dtype_block(enum talpa_dtype dtype);
 
 /** Bytes of one block. */
@@ -26,7 +26,7 @@ uint16_t tp_f32_to_bf16(float f);  /* round to nearest even; NaN stays NaN */
 /** dst[i] = value of element i of `src`, for every dtype but I32. `n` must be a multiple of the block. */
 void tp_dtype_to_f32(float *dst, const void *src, enum talpa_dtype dtype, int64_t n);
 
-/** Encodes n f32 values; quantised types use the rounding of ggml's reference quantisers (round half away from zero). */
+/** Encodes n f32 values; for quantised types see tp_quant_encode. */
 void tp_dtype_from_f32(void *dst, const float *src, enum talpa_dtype dtype, int64_t n);
 
 #endif

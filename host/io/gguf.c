@@ -203,7 +203,8 @@ static bool dtype_of_ggml(enum talpa_dtype *out, uint64_t ggml_type)
     static const struct {
         uint64_t ggml_type;
         enum talpa_dtype dtype;
-    } table[] = {{0, TALPA_F32}, {1, TALPA_F16}, {2, TALPA_Q4_0}, {3, TALPA_Q4_1}, {8, TALPA_Q8_0}, {26, TALPA_I32}, {30, TALPA_BF16}};
+    } table[] = {{0, TALPA_F32},   {1, TALPA_F16},   {2, TALPA_Q4_0},  {3, TALPA_Q4_1},  {6, TALPA_Q5_0},  {7, TALPA_Q5_1},
+               {8, TALPA_Q8_0},  {12, TALPA_Q4_K}, {13, TALPA_Q5_K}, {14, TALPA_Q6_K}, {26, TALPA_I32}, {30, TALPA_BF16}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (table[i].ggml_type != ggml_type) continue;
         *out = table[i].dtype;
@@ -558,7 +559,7 @@ enum talpa_status tp_gguf_tensor_at(struct tp_gguf_tensor *out, const struct tp_
     const struct tensor *tensor = &gguf->tensors[i];
     if (!tensor->is_supported)
         return tp_fail(TALPA_E_DATA,
-                       "%s: tensor \"%s\": found element type %s, expected F32, F16, BF16, I32, Q8_0, Q4_0 or Q4_1; "
+                       "%s: tensor \"%s\": found element type %s, expected F32, F16, BF16, I32, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K; "
                        "quantise the model to one of these",
                        gguf->label, tensor->view.name, tensor->type_name);
     *out = tensor->view;

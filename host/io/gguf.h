@@ -117,7 +117,7 @@ const char *tp_gguf_tensor_type_name(const struct tp_gguf *gguf, int64_t i);
 /** True if a tensor of that name is there, of whatever type. */
 bool tp_gguf_has_tensor(const struct tp_gguf *gguf, const char *name);
 
-/** A tensor by name or number. TALPA_E_DATA if it is absent or its type is not one of F32 F16 BF16 I32 Q8_0 Q4_0 Q4_1. */
+/** A tensor by name or number. TALPA_E_DATA if it is absent or its type is none of enum talpa_dtype. */
 enum talpa_status tp_gguf_tensor_get(struct tp_gguf_tensor *out, const struct tp_gguf *gguf, const char *name);
 enum talpa_status tp_gguf_tensor_at(struct tp_gguf_tensor *out, const struct tp_gguf *gguf, int64_t i);
 

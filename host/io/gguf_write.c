@@ -154,7 +154,8 @@ void tp_gguf_write_tensor(struct tp_gguf_writer *writer, const char *name, enum 
                           const void *data)
 {
     static const uint32_t ggml_types[TALPA_N_DTYPES] = {
-        [TALPA_F32] = 0, [TALPA_F16] = 1, [TALPA_BF16] = 30, [TALPA_I32] = 26, [TALPA_Q8_0] = 8, [TALPA_Q4_0] = 2, [TALPA_Q4_1] = 3};
+        [TALPA_F32] = 0, [TALPA_F16] = 1, [TALPA_BF16] = 30, [TALPA_I32] = 26, [TALPA_Q8_0] = 8, [TALPA_Q4_0] = 2, [TALPA_Q4_1] = 3,
+        [TALPA_Q5_0] = 6, [TALPA_Q5_1] = 7, [TALPA_Q4_K] = 12, [TALPA_Q5_K] = 13, [TALPA_Q6_K] = 14};
     struct part *part = tp_arena_alloc(&writer->arena, sizeof *part);
     if (!part) {
         writer->tensors.is_short_of_memory = true;

@@ -85,6 +85,11 @@ static const struct tp_case cases[] = {
     {.name = "q8_0", .in = {IDS(33, 77), TABLE(TALPA_Q8_0, 77, 96)}, .n_in = 2, .n_tokens = 31},
     {.name = "q4_0", .in = {IDS(33, 77), TABLE(TALPA_Q4_0, 77, 32)}, .n_in = 2, .n_tokens = 31},
     {.name = "q4_1", .in = {IDS(33, 77), TABLE(TALPA_Q4_1, 77, 96)}, .n_in = 2, .n_tokens = 31},
+    {.name = "q5_0", .in = {IDS(33, 77), TABLE(TALPA_Q5_0, 77, 96)}, .n_in = 2, .n_tokens = 31},
+    {.name = "q5_1", .in = {IDS(33, 77), TABLE(TALPA_Q5_1, 77, 32)}, .n_in = 2, .n_tokens = 31},
+    {.name = "q4_k", .in = {IDS(33, 17), TABLE(TALPA_Q4_K, 17, 512)}, .n_in = 2, .n_tokens = 31},
+    {.name = "q5_k", .in = {IDS(33, 17), TABLE(TALPA_Q5_K, 17, 256)}, .n_in = 2, .n_tokens = 31},
+    {.name = "q6_k", .in = {IDS(33, 17), TABLE(TALPA_Q6_K, 17, 256)}, .n_in = 2, .n_tokens = 31},
 };
 
 const struct tp_op tp_op_embedding = {

@@ -26,6 +26,11 @@ const char *tp_gemm_weight_option(enum talpa_dtype dtype)
     case TALPA_Q8_0: return "-DTP_WEIGHT_Q8_0=1";
     case TALPA_Q4_0: return "-DTP_WEIGHT_Q4_0=1";
     case TALPA_Q4_1: return "-DTP_WEIGHT_Q4_1=1";
+    case TALPA_Q5_0: return "-DTP_WEIGHT_Q5_0=1";
+    case TALPA_Q5_1: return "-DTP_WEIGHT_Q5_1=1";
+    case TALPA_Q4_K: return "-DTP_WEIGHT_Q4_K=1";
+    case TALPA_Q5_K: return "-DTP_WEIGHT_Q5_K=1";
+    case TALPA_Q6_K: return "-DTP_WEIGHT_Q6_K=1";
     default: return "-DTP_WEIGHT_F32=1";
     }
 }

@@ -382,6 +382,7 @@ static const struct tp_case cases[] = {
     {.name = "every row", .in = {HIDDEN_IN(7, 32, 1, true), WEIGHT_IN(TALPA_Q8_0, 96, 32), ROWS_IN(7, 7), LABELS_IN(7, 96)}, .n_in = 4},
     {.name = "one row", .in = {HIDDEN_IN(9, 32, 1, true), WEIGHT_IN(TALPA_Q4_1, 33, 32), ROWS_IN(5, 9), LABELS_IN(5, 33)}, .n_in = 4,
      .n_labelled = 1},
+    {.name = "q6_k", .in = {HIDDEN_IN(9, 256, 1, true), WEIGHT_IN(TALPA_Q6_K, 70, 256), ROWS_IN(5, 9), LABELS_IN(5, 70)}, .n_in = 4},
     {.name = "one class", .in = {HIDDEN_IN(3, 8, 1, true), WEIGHT_IN(TALPA_BF16, 1, 8), ROWS_IN(3, 3), LABELS_IN(3, 1)}, .n_in = 4},
     {.name = "large logits", .in = {HIDDEN_IN(16, 64, 30, false), WEIGHT_IN(TALPA_F16, 100, 64), ROWS_IN(12, 16), LABELS_IN(12, 100)},
      .n_in = 4, .n_labelled = 10},

@@ -31,7 +31,7 @@ static enum talpa_status infer(struct tp_infer *infer)
     TP_TRY(tp_infer_expect(infer, B, 2, TALPA_N_DTYPES));
     const struct tp_type *a = infer->in[A], *b = infer->in[B], *c = infer->n_in > C ? infer->in[C] : NULL;
     const struct dimension m = dimension_of(a, !ta), k = dimension_of(a, ta), kb = dimension_of(b, !tb), n = dimension_of(b, tb);
-    if (!is_weight_dtype(b->dtype)) return tp_infer_fail(infer, B, "f32, f16, bf16, q8_0, q4_0 or q4_1");
+    if (!is_weight_dtype(b->dtype)) return tp_infer_fail(infer, B, "f32, f16, bf16 or a quantised type");
     if (kb.n != k.n)
         return tp_infer_fail(infer, B, "a matrix whose dimension %d is %lld, as dimension %d of a", tb ? 1 : 0, (long long)k.n, ta ? 0 : 1);
     if (kb.rows != k.rows) return tp_infer_fail(infer, B, "the same run-time size of the summed dimension as in a");
@@ -199,6 +199,13 @@ static const struct tp_case cases[] = {
     {.name = "q4_1 W^T", .in = {ROWS(21, 96, true), WEIGHT(TALPA_Q4_1, 33, 96), ROWS(21, 33, true)},
      .n_in = 3, .attrs = NT, .n_tokens = 20},
     {.name = "q4_1 W", .in = {ROWS(21, 33, true), WEIGHT(TALPA_Q4_1, 33, 96), ABSENT}, .n_in = 3, .attrs = NN, .n_tokens = 20},
+    {.name = "q5_0 W^T", .in = {ROWS(21, 96, true), WEIGHT(TALPA_Q5_0, 33, 96), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 20},
+    {.name = "q5_1 W", .in = {ROWS(21, 33, true), WEIGHT(TALPA_Q5_1, 33, 96), ABSENT}, .n_in = 3, .attrs = NN, .n_tokens = 20},
+    {.name = "q4_k W^T", .in = {ROWS(9, 256, true), WEIGHT(TALPA_Q4_K, 33, 256), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 7},
+    {.name = "q4_k W", .in = {ROWS(9, 33, true), WEIGHT(TALPA_Q4_K, 33, 256), ABSENT}, .n_in = 3, .attrs = NN, .n_tokens = 7},
+    {.name = "q5_k W^T", .in = {ROWS(9, 512, true), WEIGHT(TALPA_Q5_K, 33, 512), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 7},
+    {.name = "q6_k W^T", .in = {ROWS(9, 256, true), WEIGHT(TALPA_Q6_K, 33, 256), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 7},
+    {.name = "q6_k W", .in = {ROWS(9, 33, true), WEIGHT(TALPA_Q6_K, 33, 256), ABSENT}, .n_in = 3, .attrs = NN, .n_tokens = 7},
     {.name = "q4_1 router", .in = {ROWS(7, 64, true), WEIGHT(TALPA_Q4_1, 5, 64), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 6},
     {.name = "model", .in = {ROWS(64, 576, false), WEIGHT(TALPA_Q4_1, 192, 576), ABSENT},
      .n_in = 3, .attrs = NT, .n_tokens = 63, .tolerance = 3e-5},

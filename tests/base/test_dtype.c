@@ -116,32 +116,39 @@ static void test_blocks_by_hand(void **state)
 static void test_round_trip_errors(void **state)
 {
     (void)state;
-    float source[320], back[320];
-    uint8_t bytes[640];
-    tp_rng_fill_splitmix(source, 320, 11, 3, 2.0);
+    enum { N = 1280 };
+    float source[N], back[N];
+    uint8_t bytes[2 * N];
+    tp_rng_fill_splitmix(source, N, 11, 3, 2.0);
     const float scale_error = 0x1p-11f; /* the scale is a half */
     const struct {
         enum talpa_dtype dtype;
-        float bound; /* relative to the largest magnitude of the block */
+        float bound; /* relative to the largest magnitude of the block (K types: of its 256 elements; their scales have 6 bits) */
     } cases[] = {{TALPA_Q8_0, 0.5f / 127.0f + scale_error},
                  {TALPA_Q4_0, 1.0f / 8.0f + scale_error},
                  {TALPA_Q4_1, 1.0f / 15.0f + 3.0f * scale_error},
+                 {TALPA_Q5_0, 1.0f / 16.0f + scale_error},
+                 {TALPA_Q5_1, 1.0f / 31.0f + 3.0f * scale_error},
+                 {TALPA_Q4_K, 2.0f / 15.0f * (0.5f + 15.0f / 126.0f) + 1.0f / 63.0f},
+                 {TALPA_Q5_K, 2.0f / 31.0f * (0.5f + 31.0f / 126.0f) + 1.0f / 63.0f},
+                 {TALPA_Q6_K, 1.0f / 32.0f + 1.0f / 127.0f},
                  {TALPA_F16, 0x1p-11f},
                  {TALPA_BF16, 0x1p-8f}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        tp_dtype_from_f32(bytes, source, cases[k].dtype, 320);
-        tp_dtype_to_f32(back, bytes, cases[k].dtype, 320);
-        for (int block = 0; block < 10; block++) {
+        tp_dtype_from_f32(bytes, source, cases[k].dtype, N);
+        tp_dtype_to_f32(back, bytes, cases[k].dtype, N);
+        const int size = tp_dtype_block(cases[k].dtype) > 32 ? 256 : 32;
+        for (int block = 0; block < N / size; block++) {
             float largest = 0.0f;
-            for (int i = 0; i < 32; i++) largest = fmaxf(largest, fabsf(source[block * 32 + i]));
-            for (int i = block * 32; i < block * 32 + 32; i++) assert_true(fabsf(back[i] - source[i]) <= cases[k].bound * largest);
+            for (int i = 0; i < size; i++) largest = fmaxf(largest, fabsf(source[block * size + i]));
+            for (int i = block * size; i < block * size + size; i++) assert_true(fabsf(back[i] - source[i]) <= cases[k].bound * largest);
         }
     }
-    memset(source, 0, 32 * sizeof *source);
-    for (int dtype = TALPA_Q8_0; dtype <= TALPA_Q4_1; dtype++) {
-        tp_dtype_from_f32(bytes, source, (enum talpa_dtype)dtype, 32);
-        tp_dtype_to_f32(back, bytes, (enum talpa_dtype)dtype, 32);
-        for (int i = 0; i < 32; i++) assert_true(back[i] == 0.0f);
+    memset(source, 0, 256 * sizeof *source);
+    for (int dtype = TALPA_Q8_0; dtype < TALPA_N_DTYPES; dtype++) {
+        tp_dtype_from_f32(bytes, source, (enum talpa_dtype)dtype, 256);
+        tp_dtype_to_f32(back, bytes, (enum talpa_dtype)dtype, 256);
+        for (int i = 0; i < 256; i++) assert_true(back[i] == 0.0f);
     }
 }
 

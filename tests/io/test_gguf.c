@@ -303,18 +303,18 @@ static void test_unknown_type_only_refused_when_asked(void **state)
 {
     (void)state;
     struct file file = sample();
-    const uint8_t q6_k[4] = {14}, strange[4] = {200};
+    const uint8_t q2_k[4] = {10}, strange[4] = {200};
     size_t at = 0;
     while (memcmp(file.bytes + at, "blk.0.attn_q.weight", 19) != 0) at++;
     for (int k = 0; k < 2; k++) {
         struct tp_gguf *gguf;
         struct tp_gguf_tensor tensor;
-        memcpy(file.bytes + at + 19 + 4 + 16, k ? strange : q6_k, 4);
+        memcpy(file.bytes + at + 19 + 4 + 16, k ? strange : q2_k, 4);
         assert_int_equal(tp_gguf_parse(&gguf, file.bytes, file.n_bytes, "m.gguf"), TALPA_OK);
         assert_int_equal(tp_gguf_tensor_get(&tensor, gguf, "norm.weight"), TALPA_OK);
         assert_true(tp_gguf_has_tensor(gguf, "blk.0.attn_q.weight"));
         assert_int_equal(tp_gguf_tensor_get(&tensor, gguf, "blk.0.attn_q.weight"), TALPA_E_DATA);
-        expect_message(k ? "found element type type 200" : "found element type Q6_K");
+        expect_message(k ? "found element type type 200" : "found element type Q2_K");
         tp_gguf_close(gguf);
     }
     free(file.bytes);
