@@ -57,8 +57,8 @@ static void encode_small(uint8_t *block, const float *src, enum talpa_dtype dtyp
     const struct small s = small_of(dtype);
     float lo = src[0], hi = src[0], extreme = src[0];
     for (int i = 1; i < SMALL; i++) {
-        lo = fminf(lo, src[i]);
-        hi = fmaxf(hi, src[i]);
+        if (src[i] < lo) lo = src[i]; /* not fminf: of two zeros it may give either */
+        if (src[i] > hi) hi = src[i];
         if (fabsf(src[i]) > fabsf(extreme)) extreme = src[i];
     }
     const int top = s.has_high ? 31 : 15, centre = (top + 1) / 2;

@@ -21,6 +21,7 @@ def main():
     rng = np.random.default_rng(20261122)
     source = (rng.standard_normal(8 * 32) * np.repeat([1, 0.01, 30, 1, 0, 5e-4, 2, 1], 32)).astype(np.float32)
     source[96:128] = np.abs(source[96:128])
+    source += 0.0  # no negative zeros: which of two zeros is the smaller is nobody's business
     out = {"source": source}
     for name, scales in SCALES.items():
         kind = gguf.GGMLQuantizationType[name]
