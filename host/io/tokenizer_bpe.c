@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "base/utf8.h"
 
 struct tp_bpe_pair {
     uint64_t key;   /* left << 32 | right */
@@ -205,35 +206,37 @@ static void sift_down(uint64_t *heap, size_t n, size_t i)
     heap[i] = value;
 }
 
-static void heap_push(uint64_t *heap, size_t *n, uint64_t value)
+void tp_tokenizer_bpe_heap_push(uint64_t *heap, size_t *n, uint64_t value)
 {
     size_t i = (*n)++;
     for (; i > 0 && heap[(i - 1) / 2] > value; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
     heap[i] = value;
 }
 
+uint64_t tp_tokenizer_bpe_heap_pop(uint64_t *heap, size_t *n)
+{
+    const uint64_t top = heap[0];
+    heap[0] = heap[--*n];
+    if (*n > 0) sift_down(heap, *n, 0);
+    return top;
+}
+
 static void push_pair(const struct tp_bpe *bpe, const struct tp_bpe_symbol *symbols, uint64_t *heap, size_t *n, uint32_t left)
 {
     const uint32_t rank = find_merge(bpe, symbols[left].id, symbols[symbols[left].next].id);
-    if (rank != NO_MERGE) heap_push(heap, n, (uint64_t)rank << 32 | left);
+    if (rank != NO_MERGE) tp_tokenizer_bpe_heap_push(heap, n, (uint64_t)rank << 32 | left);
 }
 
-enum talpa_status tp_tokenizer_bpe_word(struct tp_id_list *out, struct tp_bpe_scratch *scratch, const struct tp_bpe *bpe, const char *word,
-                                        size_t n_bytes)
+/* Merges the symbols 0..n-1 of the scratch, which are linked, and appends what is left. */
+static enum talpa_status merge_all(struct tp_id_list *out, struct tp_bpe_scratch *scratch, const struct tp_bpe *bpe, uint32_t n)
 {
-    if (n_bytes == 0) return TALPA_OK;
-    TP_TRY(scratch_reserve(scratch, n_bytes));
     struct tp_bpe_symbol *symbols = scratch->symbols;
     uint64_t *heap = scratch->heap;
-    const uint32_t n = (uint32_t)n_bytes;
-    for (uint32_t i = 0; i < n; i++)
-        symbols[i] = (struct tp_bpe_symbol){bpe->byte_id[(unsigned char)word[i]], i ? i - 1 : NO_SYMBOL, i + 1 < n ? i + 1 : NO_SYMBOL};
     size_t n_heap = 0;
     for (uint32_t i = 0; i + 1 < n; i++) push_pair(bpe, symbols, heap, &n_heap, i);
     while (n_heap > 0) {
-        const uint32_t rank = (uint32_t)(heap[0] >> 32), left = (uint32_t)heap[0];
-        heap[0] = heap[--n_heap];
-        if (n_heap > 0) sift_down(heap, n_heap, 0);
+        const uint64_t top = tp_tokenizer_bpe_heap_pop(heap, &n_heap);
+        const uint32_t rank = (uint32_t)(top >> 32), left = (uint32_t)top;
         const uint32_t right = symbols[left].id == DEAD ? NO_SYMBOL : symbols[left].next;
         /* Entries are not removed when a neighbour changes: one whose pair is no longer the same is stale. */
         if (right == NO_SYMBOL || find_merge(bpe, symbols[left].id, symbols[right].id) != rank) continue;
@@ -249,4 +252,47 @@ enum talpa_status tp_tokenizer_bpe_word(struct tp_id_list *out, struct tp_bpe_sc
     for (uint32_t i = 0; i != NO_SYMBOL; i = symbols[i].next)
         if (symbols[i].id >= 0) TP_TRY(tp_tokenizer_bpe_push(out, symbols[i].id));
     return TALPA_OK;
+}
+
+static void link_symbols(struct tp_bpe_symbol *symbols, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        symbols[i].previous = i ? i - 1 : NO_SYMBOL;
+        symbols[i].next = i + 1 < n ? i + 1 : NO_SYMBOL;
+    }
+}
+
+enum talpa_status tp_tokenizer_bpe_word(struct tp_id_list *out, struct tp_bpe_scratch *scratch, const struct tp_bpe *bpe, const char *word,
+                                        size_t n_bytes)
+{
+    if (n_bytes == 0) return TALPA_OK;
+    TP_TRY(scratch_reserve(scratch, n_bytes));
+    for (size_t i = 0; i < n_bytes; i++) scratch->symbols[i].id = bpe->byte_id[(unsigned char)word[i]];
+    link_symbols(scratch->symbols, (uint32_t)n_bytes);
+    return merge_all(out, scratch, bpe, (uint32_t)n_bytes);
+}
+
+enum talpa_status tp_tokenizer_bpe_chars(struct tp_id_list *out, struct tp_bpe_scratch *scratch, const struct tp_bpe *bpe,
+                                         const struct tp_map *vocabulary, int32_t unk, bool fuses_unk, const char *word, size_t n_bytes)
+{
+    if (n_bytes == 0) return TALPA_OK;
+    TP_TRY(scratch_reserve(scratch, n_bytes));
+    struct tp_bpe_symbol *symbols = scratch->symbols;
+    uint32_t n = 0;
+    for (size_t i = 0, length; i < n_bytes; i += length) {
+        uint32_t code_point;
+        int64_t id;
+        length = tp_utf8_decode(&code_point, word + i, n_bytes - i);
+        const bool is_known = length > 0 && tp_map_get(&id, vocabulary, word + i, length);
+        if (length == 0) length = 1;
+        if (is_known) {
+            symbols[n++].id = (int32_t)id;
+        } else if (bpe->has_byte_tokens) {
+            for (size_t k = 0; k < length; k++) symbols[n++].id = bpe->byte_id[(unsigned char)word[i + k]];
+        } else if (!(fuses_unk && n > 0 && symbols[n - 1].id == unk)) {
+            symbols[n++].id = unk;
+        }
+    }
+    link_symbols(symbols, n);
+    return merge_all(out, scratch, bpe, n);
 }

@@ -2,6 +2,7 @@
 #ifndef TP_TOKENIZER_BPE_H
 #define TP_TOKENIZER_BPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@ struct tp_text {
  *  may be shared by threads. */
 struct tp_bpe {
     int32_t byte_id[256];      /* id of the token of one byte, -1 if the vocabulary lacks it */
+    bool has_byte_tokens;      /* byte_id are the tokens <0x00>..<0xFF> that stand in for characters without a token */
     struct tp_bpe_pair *pairs; /* hash table from a pair of ids to a merge */
     size_t n_slots;            /* a power of two */
     int32_t *merged;           /* [n_merges] id that merge i makes */
@@ -56,6 +58,16 @@ void tp_tokenizer_bpe_free(struct tp_bpe *bpe);
  *  a token is left out and merges with nothing. `n_bytes` < 2^31. */
 enum talpa_status tp_tokenizer_bpe_word(struct tp_id_list *out, struct tp_bpe_scratch *scratch, const struct tp_bpe *bpe, const char *word,
                                         size_t n_bytes);
+
+/** The same for a vocabulary of characters (BPE with byte_fallback): characters that are tokens, else their bytes if the rules have byte
+ *  tokens, else `unk` (-1: left out), of which neighbours become one if `fuses_unk`. Malformed bytes count as characters without a token.
+ */
+enum talpa_status tp_tokenizer_bpe_chars(struct tp_id_list *out, struct tp_bpe_scratch *scratch, const struct tp_bpe *bpe,
+                                         const struct tp_map *vocabulary, int32_t unk, bool fuses_unk, const char *word, size_t n_bytes);
+
+/** Binary heap of numbers, the smallest on top; `heap` has room for one more at a push, and is not empty at a pop. */
+void tp_tokenizer_bpe_heap_push(uint64_t *heap, size_t *n, uint64_t value);
+uint64_t tp_tokenizer_bpe_heap_pop(uint64_t *heap, size_t *n);
 
 void tp_tokenizer_bpe_scratch_free(struct tp_bpe_scratch *scratch);
 

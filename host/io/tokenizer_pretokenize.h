@@ -1,8 +1,9 @@
 /* Pre-tokenizers: cut text into the pieces inside which byte pairs may merge.
  *
- * `gpt-2` is the pattern of Radford et al. 2019 (encoder.py of GPT-2); `smollm` splits every character of \p{N} off singly first and
- * applies the GPT-2 pattern to what lies between (Hugging Face tokenizers: Digits(individual_digits) + ByteLevel; llama.cpp:
- * LLAMA_VOCAB_PRE_TYPE_SMOLLM). */
+ * Known by the names that GGUF files use. `gpt-2` (Radford et al. 2019), also phi-2, olmo, mpt; `smollm`, also starcoder, refact,
+ * command-r, exaone: every character of \p{N} alone, the GPT-2 pattern on what lies between; `llama-bpe` (llama3, llama-v3, dbrx,
+ * smaug-bpe): digits in groups of up to three; `qwen2` (deepseek-r1-qwen, stablelm2): the same with single digits; `tekken` and `gpt-4o`:
+ * words end where upper case begins anew. */
 #ifndef TP_TOKENIZER_PRETOKENIZE_H
 #define TP_TOKENIZER_PRETOKENIZE_H
 
@@ -26,6 +27,14 @@ struct tp_pretokenizer_cursor {
 /** Compiles the pre-tokenizer called `name` (NULL: the file names none). `label` (file or "built-in") begins the message.
  *  TALPA_E_DATA for an unknown name, listing the known ones. The caller owns *out. */
 enum talpa_status tp_tokenizer_pretokenize_create(struct tp_pretokenizer **out, const char *name, const char *label);
+
+/** Whether a vocabulary of this pre-tokenizer takes a whole piece that is a token as that token, whatever the merges say; and whether texts
+ *  are brought into Unicode form C first. False for unknown names. */
+bool tp_tokenizer_pretokenize_ignores_merges(const char *name);
+bool tp_tokenizer_pretokenize_is_nfc(const char *name);
+
+/** Name of the pre-tokenizer that has exactly this pattern in tokenizer.json files, or NULL. Only its way of cutting is meant. */
+const char *tp_tokenizer_pretokenize_of_pattern(const char *pattern);
 
 /** NULL is allowed. */
 void tp_tokenizer_pretokenize_free(struct tp_pretokenizer *pretokenizer);

@@ -1,5 +1,5 @@
 /* libFuzzer: tokenizers built from the input, and round trips of the input through fixed ones.
- * The first byte chooses: bit 0 parses special tokens, bit 1 the pre-tokenizer, bit 2 builds the vocabulary from the lines of the input. */
+ * The first byte chooses: bit 0 parses special tokens, bits 1, 3 and 4 the pre-tokenizer, bit 2 builds the vocabulary from the lines. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,18 +93,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct tp_tokenizer *tokenizers[2];
-    if (!tokenizers[0]) {
-        tokenizers[0] = fixed("gpt-2");
-        tokenizers[1] = fixed("smollm");
-    }
+    static const char *const pres[8] = {"gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "gpt-4o", "stablelm2", "dbrx"};
+    static struct tp_tokenizer *tokenizers[8];
+    for (int i = 0; i < 8 && !tokenizers[i]; i++) tokenizers[i] = fixed(pres[i]);
     if (size == 0) return 0;
-    const unsigned choice = data[0];
+    const unsigned choice = data[0], pre = (choice >> 1 & 1) | (choice >> 2 & 6);
     const char *text = (const char *)data + 1;
     if (choice & 4)
-        build(text, size - 1, choice & 2 ? "smollm" : "gpt-2", choice & 1);
+        build(text, size - 1, pres[pre], choice & 1);
     else
-        round_trip(tokenizers[choice >> 1 & 1], text, size - 1, choice & 1, true);
+        round_trip(tokenizers[pre], text, size - 1, choice & 1, true);
     char *jinja = malloc(size);
     if (!jinja) return 0;
     memcpy(jinja, text, size - 1);

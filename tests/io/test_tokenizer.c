@@ -149,11 +149,13 @@ static void test_specials(void **state)
     small_fill(&s, NULL, 0);
     assert_int_equal(tp_tokenizer_create(&t, &s.source), TALPA_OK);
     CHECK_IDS(t, "<s>", true, 0);
-    CHECK_IDS(t, "<s>x", true, 1); /* the longest */
+    CHECK_IDS(t, "<s>x", true, 1);  /* the longest */
+    CHECK_IDS(t, "<s>x", false, 1); /* user-defined tokens always are one */
     CHECK_IDS(t, "<s></s>", true, 0, 2);
     CHECK_IDS(t, "a<unk><s", true, BYTE('a'), 3, BYTE('<'), BYTE('s'));
     CHECK_IDS(t, "<s>", false, BYTE('<'), BYTE('s'), BYTE('>'));
     assert_true(tp_tokenizer_is_special(t, 3));
+    assert_false(tp_tokenizer_is_special(t, 1));
     assert_false(tp_tokenizer_is_special(t, 4));
     assert_false(tp_tokenizer_is_special(t, 4000));
     assert_int_equal(tp_tokenizer_special_id(t, "</s>", 4), 2);
@@ -192,13 +194,18 @@ static void test_refusals(void **state)
     static const char *const merges[] = {"a b"};
     struct small s;
     small_fill(&s, merges, 1);
+    s.source.model = "bert";
+    check_refused(&s, "\"bert\", expected \"gpt2\"");
     s.source.model = "llama";
-    check_refused(&s, "\"llama\", expected \"gpt2\"");
+    check_refused(&s, "tokenizer.ggml.scores is missing");
     s.source.model = NULL;
     check_refused(&s, "tokenizer.ggml.model is missing");
     small_fill(&s, merges, 1);
-    s.source.pre = "qwen2";
-    check_refused(&s, "\"qwen2\", expected one of: gpt-2, smollm");
+    s.source.pre = "qwen9";
+    check_refused(&s, "\"qwen9\", expected one of: gpt-2, ");
+    assert_non_null(strstr(talpa_error_message(), ", smollm, "));
+    assert_non_null(strstr(talpa_error_message(), ", llama-bpe, "));
+    assert_non_null(strstr(talpa_error_message(), ", qwen2, "));
     s.source.pre = NULL;
     check_refused(&s, "tokenizer.ggml.pre is missing");
     static const char *const bad[] = {"ab", "a b c", " b", "a ", "", "q zz", "b a"};
@@ -263,6 +270,46 @@ static void test_pretokenizers(void **state)
     CHECK_PIECES("gpt-2", "a\xff\xfe!b", "a", "\xff\xfe!", "b");           /* undecodable bytes are like symbols */
     CHECK_PIECES("gpt-2", "\xed\xa0\x80\xc0\x80", "\xed\xa0\x80\xc0\x80"); /* a surrogate, an overlong form */
     CHECK_PIECES("smollm", "\xe2\x82", "\xe2\x82");                        /* cut off */
+    CHECK_PIECES("llama-bpe", "I'M here, x12345\n\n  y'll", "I", "'M", " here", ",", " x", "123", "45", "\n\n", " ", " y", "'ll");
+    CHECK_PIECES("llama-bpe", "f(x)\n\n  \n  y !!\n.z", "f", "(x", ")\n\n", "  \n", " ", " y", " !!\n", ".z");
+    CHECK_PIECES("qwen2", "x12 34\t\tz", "x", "1", "2", " ", "3", "4", "\t", "\tz");
+    CHECK_PIECES("tekken", "HTTPServer camelCase 12//\n", "HTTPServer", " camel", "Case", " ", "1", "2", "//\n");
+    CHECK_PIECES("gpt-4o", "HELLOWorld's 1234", "HELLOWorld's", " ", "123", "4");
+}
+
+/* With llama-bpe's rule a whole piece that is a token is that token, though no merges make it. */
+static void test_ignores_merges(void **state)
+{
+    (void)state;
+    static const char *const merges[] = {"a b", "b c", "ab c"};
+    struct small s;
+    struct tp_tokenizer *t;
+    small_fill(&s, merges, 3);
+    s.source.pre = "llama-bpe";
+    s.source.n_merges = 1;
+    assert_int_equal(tp_tokenizer_create(&t, &s.source), TALPA_OK);
+    CHECK_IDS(t, "abc bc", false, MERGE(0), BYTE('c'), BYTE(' '), BYTE('b'), BYTE('c'));
+    tp_tokenizer_free(t);
+    s.source.ignores_merges = true;
+    assert_int_equal(tp_tokenizer_create(&t, &s.source), TALPA_OK);
+    CHECK_IDS(t, "abc bc", false, MERGE(2), BYTE(' '), BYTE('b'), BYTE('c'));
+    CHECK_IDS(t, "bc", false, MERGE(1));
+    CHECK_IDS(t, "<unk>", false, BYTE('<'), BYTE('u'), BYTE('n'), BYTE('k'), BYTE('>'));
+    tp_tokenizer_free(t);
+}
+
+/* Bytes a and c in form C: U+0065 U+0301 becomes U+00E9; what is not UTF-8 stays. */
+static void test_form_c(void **state)
+{
+    (void)state;
+    struct small s;
+    struct tp_tokenizer *t;
+    small_fill(&s, NULL, 0);
+    s.source.pre = "qwen2";
+    s.source.rules.is_nfc = true;
+    assert_int_equal(tp_tokenizer_create(&t, &s.source), TALPA_OK);
+    CHECK_IDS(t, "xe\xcc\x81\xff", false, BYTE('x'), BYTE(0xc3), BYTE(0xa9), BYTE(0xff));
+    tp_tokenizer_free(t);
 }
 
 /* The same merges, each time looking at all pairs. */
@@ -519,9 +566,9 @@ static int smol_close(void **state)
 int main(void)
 {
     const struct CMUnitTest own[] = {
-        cmocka_unit_test(test_merges_by_hand), cmocka_unit_test(test_specials),      cmocka_unit_test(test_missing_byte),
-        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_pretokenizers), cmocka_unit_test(test_merges_against_naive),
-        cmocka_unit_test(test_byte_level),
+        cmocka_unit_test(test_merges_by_hand), cmocka_unit_test(test_specials),       cmocka_unit_test(test_missing_byte),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_pretokenizers),  cmocka_unit_test(test_merges_against_naive),
+        cmocka_unit_test(test_byte_level),     cmocka_unit_test(test_ignores_merges), cmocka_unit_test(test_form_c),
     };
     const struct CMUnitTest golden[] = {
         cmocka_unit_test(test_smol_golden),
