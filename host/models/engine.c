@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "base/log.h"
 #include "runtime/device.h"
 
 enum talpa_status tp_engine_open(struct tp_engine *out, size_t device, const struct talpa_model *model)
@@ -33,19 +34,33 @@ enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa
     return TALPA_OK;
 }
 
+enum talpa_status tp_engine_plan(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
+                                 struct tp_plan_options *options)
+{
+    TP_TRY(tp_plan_create(out, graph, caps, options));
+    if (options->base_dtype == TP_BASE_AUTO && (*out)->options.base_dtype == TP_BASE_NATIVE) {
+        options->base_dtype = TP_BASE_NATIVE;
+        tp_log(TALPA_LOG_WARN, "base weights stay as in the file (as with --base-dtype native), which is slower: unpacked to f32 they do not fit the "
+               "%.1f GiB of %s", (double)caps->global_mem_bytes / 1073741824.0, caps->name);
+    }
+    return TALPA_OK;
+}
+
 static enum talpa_status create(struct tp_program_set *set, struct tp_engine *engine, struct talpa_graph *graph, const struct tp_plan_options *options,
                                 bool dense, bool sparse)
 {
     const bool wanted[TP_MAX_PLANS] = {[TP_DISPATCH_DENSE] = dense, [TP_DISPATCH_SPARSE] = sparse};
     struct tp_plan *list[TP_MAX_PLANS];
     int n = 0;
+    struct tp_plan_options common = *options;
     TP_TRY(tp_graph_verify(graph));
+    if (common.base_dtype == TP_BASE_AUTO && engine->keeps_native) common.base_dtype = TP_BASE_NATIVE;
     for (int d = 0; d < TP_MAX_PLANS; d++) {
         set->plan_of[d] = -1;
         if (!wanted[d]) continue;
-        struct tp_plan_options own = *options;
-        own.dispatch = (enum tp_dispatch)d;
-        TP_TRY(tp_plan_create(&set->plans[d], graph, tp_device_caps(engine->device), &own));
+        common.dispatch = (enum tp_dispatch)d;
+        TP_TRY(tp_engine_plan(&set->plans[d], graph, tp_device_caps(engine->device), &common));
+        if (common.base_dtype == TP_BASE_NATIVE) engine->keeps_native = true;
         set->plan_of[d] = n;
         list[n++] = set->plans[d];
     }

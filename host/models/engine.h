@@ -10,6 +10,7 @@
 struct tp_engine {
     struct tp_device *device;
     struct tp_store *store;
+    bool keeps_native; /* a plan found no room for panels: the ones after it, which share the weights, do as it did */
 };
 
 /** Opens the device and binds (not yet uploads) all weights of the model, which outlives the engine. */
@@ -25,6 +26,10 @@ struct tp_program_set {
 
 /** Plan options from public ones: environment, base dtype. */
 enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype);
+
+/** As tp_plan_create, with a warning in the log if weights stay as in the file for want of memory; options->base_dtype is TP_BASE_NATIVE then. */
+enum talpa_status tp_engine_plan(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
+                                 struct tp_plan_options *options);
 
 /** Verifies, plans and prepares a graph. `dense`/`sparse` say which plans are wanted (at least one). */
 enum talpa_status tp_program_set_create(struct tp_program_set *out, struct tp_engine *engine, struct talpa_graph *graph,

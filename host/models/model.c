@@ -1,7 +1,8 @@
-#include "model.h"
+#include "arch.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/dtype.h"
 #include "base/hash.h"
@@ -25,6 +26,7 @@ enum talpa_status tp_model_add(struct talpa_model *model, const struct tp_model_
     copy.file_name = tp_arena_strdup(&model->arena, weight->file_name);
     if (!copy.name || !copy.file_name) return TALPA_E_DEVICE;
     grown[model->n_weights++] = copy;
+    if (copy.is_derived) model->n_derived++;
     return tp_map_put_string(&model->weight_of, copy.name, (int64_t)model->n_weights - 1);
 }
 
@@ -50,45 +52,21 @@ enum talpa_status tp_model_digest(uint64_t *out, struct talpa_model *model)
 
 /* ---- opening ---- */
 
-static const struct {
-    const char *name;
-    struct tp_model_config config;
-} built_in[] = {
-    {"random:tiny",
-     {.n_layers = 2, .d_model = 64, .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .d_ff = 128, .vocab_size = 259, .context_length = 512,
-      .rope_theta = 10000.0, .rms_norm_eps = 1e-5, .tied_embeddings = true}},
-};
-
-static enum talpa_status open_built_in(struct talpa_model *model)
+/* What is wrong between tokenizer and weights would show as nonsense, or as a fault on the device. */
+static enum talpa_status check_tokenizer(const struct talpa_model *model)
 {
-    for (size_t i = 0; i < sizeof built_in / sizeof *built_in; i++) {
-        if (strcmp(built_in[i].name, model->path)) continue;
-        model->name = built_in[i].name;
-        model->architecture = "llama";
-        model->config = built_in[i].config;
-        TP_TRY(tp_tokenizer_byte_level(&model->tokenizer));
-        return tp_llama_random(model, 0);
-    }
-    return tp_fail(TALPA_E_ARGUMENT, "model '%s': no built-in model of that name, there is %s", model->path, built_in[0].name);
+    if (tp_tokenizer_n_tokens(model->tokenizer) <= (size_t)model->config.vocab_size) return TALPA_OK;
+    return tp_fail(TALPA_E_DATA, "%s: the tokenizer has %zu tokens, the embedding table %d rows", model->path,
+                   tp_tokenizer_n_tokens(model->tokenizer), model->config.vocab_size);
 }
 
-static enum talpa_status open_file(struct talpa_model *model)
+static enum talpa_status read_model(struct talpa_model *model)
 {
-    TP_TRY(tp_gguf_open(&model->gguf, model->path));
-    const char *architecture, *name;
-    TP_TRY(tp_gguf_get_string(&architecture, NULL, model->gguf, "general.architecture"));
-    TP_TRY(tp_gguf_get_string_or(&name, model->gguf, "general.name", model->path));
-    if (strcmp(architecture, "llama"))
-        return tp_fail(TALPA_E_DATA, "%s: general.architecture is '%s', supported is llama", model->path, architecture);
-    model->name = tp_arena_strdup(&model->arena, name);
-    model->architecture = "llama";
-    if (!model->name) return TALPA_E_DEVICE;
-    TP_TRY(tp_tokenizer_from_gguf(&model->tokenizer, model->gguf));
-    TP_TRY(tp_llama_read_gguf(model));
-    if (tp_tokenizer_n_tokens(model->tokenizer) > (size_t)model->config.vocab_size)
-        return tp_fail(TALPA_E_DATA, "%s: the tokenizer has %zu tokens, token_embd.weight has %d rows", model->path,
-                       tp_tokenizer_n_tokens(model->tokenizer), model->config.vocab_size);
-    return TALPA_OK;
+    struct stat about;
+    if (!strncmp(model->path, "random:", 7)) TP_TRY(tp_model_make_built_in(model));
+    else if (stat(model->path, &about) == 0 && S_ISDIR(about.st_mode)) TP_TRY(tp_model_read_folder(model));
+    else TP_TRY(tp_model_read_gguf(model));
+    return check_tokenizer(model);
 }
 
 enum talpa_status talpa_model_open(struct talpa_model **out, const char *path)
@@ -97,7 +75,7 @@ enum talpa_status talpa_model_open(struct talpa_model **out, const char *path)
     if (!model) return tp_fail_memory(path, sizeof *model);
     model->path = tp_arena_strdup(&model->arena, path);
     enum talpa_status status = model->path ? TALPA_OK : TALPA_E_DEVICE;
-    if (status == TALPA_OK) status = !strncmp(path, "random:", 7) ? open_built_in(model) : open_file(model);
+    if (status == TALPA_OK) status = read_model(model);
     if (status == TALPA_OK) *out = model;
     else talpa_model_close(model);
     return status;
@@ -108,6 +86,7 @@ void talpa_model_close(struct talpa_model *model)
     if (!model) return;
     tp_tokenizer_free(model->tokenizer);
     tp_gguf_close(model->gguf);
+    for (int i = 0; i < model->n_shards; i++) tp_safetensors_close(model->shards[i]);
     tp_map_free(&model->weight_of);
     tp_arena_free(&model->arena);
     free(model->weights);
@@ -124,6 +103,7 @@ enum talpa_status talpa_model_info(struct talpa_model_info *info, struct talpa_m
                                       .d_ff = c->d_ff, .vocab_size = c->vocab_size, .context_length = c->context_length,
                                       .rope_theta = c->rope_theta, .rms_norm_eps = c->rms_norm_eps, .tied_embeddings = c->tied_embeddings};
     for (size_t i = 0; i < model->n_weights; i++) {
+        if (model->weights[i].is_derived) continue;
         filled.n_parameters += tp_type_elements(&model->weights[i].type);
         filled.weight_bytes += tp_type_bytes(&model->weights[i].type);
     }
@@ -145,7 +125,7 @@ const char *talpa_model_piece(size_t *n_bytes, const struct talpa_model *model, 
     return piece.bytes;
 }
 
-size_t talpa_model_n_tensors(const struct talpa_model *model) { return model->n_weights; }
+size_t talpa_model_n_tensors(const struct talpa_model *model) { return model->n_weights - model->n_derived; }
 
 struct talpa_tensor_info talpa_model_tensor(const struct talpa_model *model, size_t i)
 {

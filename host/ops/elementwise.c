@@ -2,7 +2,7 @@
 
 #include "base/dtype.h"
 
-extern const struct tp_op tp_op_add, tp_op_bias_add, tp_op_step_scalar, tp_op_accumulate;
+extern const struct tp_op tp_op_add, tp_op_scale, tp_op_bias_add, tp_op_step_scalar, tp_op_accumulate;
 
 size_t tp_elementwise_local(const struct tp_lower *lower, size_t wanted)
 {
@@ -133,6 +133,71 @@ const struct tp_op tp_op_add = {
 enum talpa_status talpa_add(talpa_value *out, struct talpa_graph *graph, talpa_value a, talpa_value b)
 {
     return tp_graph_node(graph, &tp_op_add, (const talpa_value[]){a, b}, 2, NULL, out);
+}
+
+/* ---- scale: f[0] factor ---- */
+
+static enum talpa_status infer_scale(struct tp_infer *infer)
+{
+    TP_TRY(tp_infer_expect(infer, 0, 0, TALPA_F32));
+    infer->out[0] = *infer->in[0];
+    infer->n_out = 1;
+    return TALPA_OK;
+}
+
+static enum talpa_status gradient_scale(struct talpa_graph *graph, const struct tp_node *node, const talpa_value *out_grads,
+                                        const bool *wanted, talpa_value *in_grads)
+{
+    return wanted[0] ? talpa_scale(&in_grads[0], graph, out_grads[0], (float)node->attrs.f[0]) : TALPA_OK;
+}
+
+static enum talpa_status lower_scale(struct tp_lower *lower, bool on_cpu)
+{
+    struct tp_launch *launch = tp_lower_launch(lower, on_cpu ? "cpu/elementwise.cl" : "generic/elementwise.cl", "scale");
+    tp_launch_read(lower, launch, tp_in(0));
+    tp_launch_write(lower, launch, tp_out(0));
+    tp_launch_f32(launch, (float)lower->node->attrs.f[0]);
+    tp_elementwise_finish(lower, launch, tp_lower_out(lower, 0), on_cpu, 1, 2);
+    return TALPA_OK;
+}
+
+static enum talpa_status lower_scale_cpu(struct tp_lower *lower) { return lower_scale(lower, true); }
+static enum talpa_status lower_scale_generic(struct tp_lower *lower) { return lower_scale(lower, false); }
+
+static const struct tp_variant variants_scale[] = {{"cpu", NULL, NULL, lower_scale_cpu}, {"generic", NULL, NULL, lower_scale_generic}};
+
+static void reference_scale(const struct tp_reference *reference)
+{
+    const int64_t n = tp_type_elements(&reference->out_type[0]);
+    for (int64_t i = 0; i < n; i++) reference->out[0][i] = reference->attrs->f[0] * reference->in[0][i];
+}
+
+static const struct tp_case cases_scale[] = {
+    {.name = "rows", .in = {ROWS(65, 33)}, .n_in = 1, .attrs = {.f = {-1.5}}, .n_tokens = 47},
+    {.name = "one element", .in = {FLAT(1)}, .n_in = 1, .attrs = {.f = {0.25}}},
+    {.name = "model", .in = {ROWS(128, 576)}, .n_in = 1, .attrs = {.f = {24}}, .n_tokens = 127},
+};
+
+const struct tp_op tp_op_scale = {
+    .name = "scale",
+    .in_names = {"x"},
+    .attr_f = {"factor"},
+    .flags = TP_OP_CHEAP,
+    .infer = infer_scale,
+    .gradient = gradient_scale,
+    .variants = variants_scale,
+    .n_variants = 2,
+    .cost = cost_of_moves,
+    .inplace = {1},
+    .cases = cases_scale,
+    .n_cases = sizeof cases_scale / sizeof *cases_scale,
+    .reference = reference_scale,
+};
+
+enum talpa_status talpa_scale(talpa_value *out, struct talpa_graph *graph, talpa_value x, float factor)
+{
+    const struct tp_attrs attrs = {.f = {(double)factor}};
+    return tp_graph_node(graph, &tp_op_scale, &x, 1, &attrs, out);
 }
 
 /* ---- bias_add ---- */

@@ -2,24 +2,27 @@
 
 #include "elementwise.h"
 
-/* rms_norm: inputs x, weight; outputs y and rstd [T, 1], which the gradient reads. Attribute f[0]: eps. */
+/* rms_norm: inputs x, weight; outputs y and rstd [T, parts], which the gradient reads. A row has one part or, with a weight narrower than
+ * the row, several of the weight's width, each normalised by itself. Attribute f[0]: eps. */
 extern const struct tp_op tp_op_rms_norm, tp_op_rms_norm_backward;
 
 static enum talpa_status expect_weight(struct tp_infer *infer)
 {
     TP_TRY(tp_infer_expect(infer, 0, 2, TALPA_F32));
     TP_TRY(tp_infer_expect(infer, 1, 1, TALPA_F32));
-    if (infer->in[1]->rows || infer->in[1]->shape.dim[0] != infer->in[0]->shape.dim[1])
-        return tp_infer_fail(infer, 1, "[%lld], one value per column of x", (long long)infer->in[0]->shape.dim[1]);
+    if (infer->in[1]->rows || infer->in[0]->shape.dim[1] % infer->in[1]->shape.dim[0])
+        return tp_infer_fail(infer, 1, "[%lld], one value per column of x, or a divisor of it", (long long)infer->in[0]->shape.dim[1]);
     return TALPA_OK;
 }
+
+static int64_t parts_per_row(const struct tp_type *x, const struct tp_type *weight) { return x->shape.dim[1] / weight->shape.dim[0]; }
 
 static enum talpa_status infer_forward(struct tp_infer *infer)
 {
     TP_TRY(expect_weight(infer));
     if (!(infer->attrs->f[0] >= 0)) return tp_fail(TALPA_E_ARGUMENT, "rms_norm: eps is %g, expected 0 or more", infer->attrs->f[0]);
     infer->out[0] = *infer->in[0];
-    infer->out[1] = tp_type_2d(TALPA_F32, infer->in[0]->rows, infer->in[0]->shape.dim[0], 1);
+    infer->out[1] = tp_type_2d(TALPA_F32, infer->in[0]->rows, infer->in[0]->shape.dim[0], parts_per_row(infer->in[0], infer->in[1]));
     infer->n_out = 2;
     return TALPA_OK;
 }
@@ -29,8 +32,9 @@ static enum talpa_status infer_backward(struct tp_infer *infer)
     TP_TRY(expect_weight(infer));
     TP_TRY(tp_infer_expect(infer, 2, 2, TALPA_F32));
     if (infer->in[2]->rows != infer->in[0]->rows || infer->in[2]->shape.dim[0] != infer->in[0]->shape.dim[0] ||
-        infer->in[2]->shape.dim[1] != 1)
-        return tp_infer_fail(infer, 2, "[%lld, 1], one value per row of x", (long long)infer->in[0]->shape.dim[0]);
+        infer->in[2]->shape.dim[1] != parts_per_row(infer->in[0], infer->in[1]))
+        return tp_infer_fail(infer, 2, "[%lld, %lld], one value per part of a row of x", (long long)infer->in[0]->shape.dim[0],
+                             (long long)parts_per_row(infer->in[0], infer->in[1]));
     TP_TRY(tp_infer_expect(infer, 3, 2, TALPA_F32));
     if (!tp_type_equal(infer->in[3], infer->in[0])) return tp_infer_fail(infer, 3, "the type of x");
     infer->out[0] = *infer->in[0];
@@ -52,22 +56,24 @@ static enum talpa_status lower(struct tp_lower *work, bool is_backward, bool on_
 {
     const struct tp_type *type = tp_lower_out(work, 0);
     const int n_in = is_backward ? 4 : 2, n_out = is_backward ? 1 : 2;
+    const int64_t width = tp_lower_in(work, 1)->shape.dim[0], n_parts = parts_per_row(type, tp_lower_in(work, 1));
     struct tp_launch *launch =
         tp_lower_launch(work, on_cpu ? "cpu/rms_norm.cl" : "generic/rms_norm.cl", is_backward ? "rms_norm_backward" : "rms_norm");
     for (int i = 0; i < n_in; i++) tp_launch_read(work, launch, tp_in(i));
     for (int o = 0; o < n_out; o++) tp_launch_write(work, launch, tp_out(o));
     tp_launch_step(launch);
     tp_launch_rows(launch, type);
-    tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
+    tp_launch_u32(launch, (uint32_t)n_parts);
+    tp_launch_u32(launch, (uint32_t)width);
     if (!is_backward) tp_launch_f32(launch, (float)work->node->attrs.f[0]);
     if (on_cpu) {
-        const uint32_t n_groups = tp_elementwise_row_shares(type->shape.dim[0], type->shape.dim[1]);
+        const uint32_t n_groups = tp_elementwise_row_shares(type->shape.dim[0] * n_parts, width);
         tp_launch_u32(launch, n_groups);
         tp_launch_groups(launch, n_groups, 1, 1, 1, 1, 1);
     } else {
         const size_t local = tp_elementwise_local(work, 128);
         tp_launch_local(launch, local * sizeof(float));
-        tp_launch_groups(launch, (size_t)type->shape.dim[0], 1, 1, local, 1, 1);
+        tp_launch_groups(launch, (size_t)(type->shape.dim[0] * n_parts), 1, 1, local, 1, 1);
     }
     tp_launch_cost(launch, (is_backward ? 8.0 : 4.0) * (double)tp_type_elements(type),
                    (is_backward ? 3.0 : 2.0) * (double)tp_type_bytes(type));
@@ -93,7 +99,7 @@ static void cost(const struct talpa_graph *graph, const struct tp_node *node, do
 
 static void reference(const struct tp_reference *work)
 {
-    const int64_t n_rows = work->in_type[0].shape.dim[0], d = work->in_type[0].shape.dim[1];
+    const int64_t d = work->in_type[1].shape.dim[0], n_rows = tp_type_elements(&work->in_type[0]) / d;
     for (int64_t t = 0; t < n_rows; t++) {
         const double *x = work->in[0] + t * d;
         double square = 0;
@@ -107,7 +113,7 @@ static void reference(const struct tp_reference *work)
 /* dx = J^T dy with the full Jacobian J[i][j] = w_i (r [i == j] - x_i x_j r^3 / d). */
 static void reference_backward(const struct tp_reference *work)
 {
-    const int64_t n_rows = work->in_type[0].shape.dim[0], d = work->in_type[0].shape.dim[1];
+    const int64_t d = work->in_type[1].shape.dim[0], n_rows = tp_type_elements(&work->in_type[0]) / d;
     const double *w = work->in[1];
     for (int64_t t = 0; t < n_rows; t++) {
         const double *x = work->in[0] + t * d, *dy = work->in[3] + t * d, r = work->in[2][t];
@@ -127,10 +133,11 @@ static void reference_backward(const struct tp_reference *work)
     {                                                                                                                                      \
         TALPA_F32, TP_WEIGHT, TP_GEN_NORMAL, 1, TP_STEP_NONE, {n}, false                                                                   \
     }
-#define RSTD(t)                                                                                                                            \
+#define RSTD_OF(t, n)                                                                                                                            \
     {                                                                                                                                      \
-        TALPA_F32, TP_INPUT, TP_GEN_UNIFORM, 1, TP_STEP_N_TOKENS, {t, 1}, false                                                            \
+        TALPA_F32, TP_INPUT, TP_GEN_UNIFORM, 1, TP_STEP_N_TOKENS, {t, n}, false                                                            \
     }
+#define RSTD(t) RSTD_OF(t, 1)
 
 static const struct tp_case cases[] = {
     {.name = "odd", .in = {ROWS(33, 35, 1, true), WEIGHT(35)}, .n_in = 2, .attrs = {.f = {1e-5}}, .n_tokens = 17},
@@ -139,6 +146,8 @@ static const struct tp_case cases[] = {
     {.name = "large values", .in = {ROWS(7, 129, 1000, false), WEIGHT(129)}, .n_in = 2, .attrs = {.f = {1e-6}}},
     {.name = "model", .in = {ROWS(64, 576, 1, false), WEIGHT(576)}, .n_in = 2, .attrs = {.f = {1e-5}}, .n_tokens = 63},
     {.name = "3 rows of 130", .in = {ROWS(130, 35, 1, true), WEIGHT(35)}, .n_in = 2, .attrs = {.f = {1e-5}}, .n_tokens = 3},
+    {.name = "3 heads of 5", .in = {ROWS(33, 15, 1, true), WEIGHT(5)}, .n_in = 2, .attrs = {.f = {1e-6}}, .n_tokens = 17},
+    {.name = "heads of 64", .in = {ROWS(65, 192, 1, false), WEIGHT(64)}, .n_in = 2, .attrs = {.f = {1e-6}}, .n_tokens = 64},
 };
 
 static const struct tp_case backward_cases[] = {
@@ -146,6 +155,8 @@ static const struct tp_case backward_cases[] = {
     {.name = "one column", .in = {ROWS(3, 1, 1, false), WEIGHT(1), RSTD(3), ROWS(3, 1, 1, false)}, .n_in = 4},
     {.name = "model", .in = {ROWS(16, 576, 1, false), WEIGHT(576), RSTD(16), ROWS(16, 576, 1, false)}, .n_in = 4, .n_tokens = 15},
     {.name = "3 rows of 130", .in = {ROWS(130, 35, 1, false), WEIGHT(35), RSTD(130), ROWS(130, 35, 1, false)}, .n_in = 4, .n_tokens = 3},
+    {.name = "3 heads of 5", .in = {ROWS(33, 15, 1, false), WEIGHT(5), RSTD_OF(33, 3), ROWS(33, 15, 1, false)}, .n_in = 4, .n_tokens = 17},
+    {.name = "heads of 64", .in = {ROWS(65, 192, 1, false), WEIGHT(64), RSTD_OF(65, 3), ROWS(65, 192, 1, false)}, .n_in = 4, .n_tokens = 64},
 };
 
 const struct tp_op tp_op_rms_norm = {

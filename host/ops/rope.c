@@ -6,7 +6,8 @@
 
 extern const struct tp_op tp_op_rope;
 
-enum { N_HEADS, HEAD_DIM, INVERSE }; /* integer attributes; f[0]: theta */
+enum { N_HEADS, HEAD_DIM, INVERSE }; /* integer attributes; f[0]: theta, unused if there is a table of frequencies */
+enum { X_IN, POSITIONS_IN, FREQUENCIES_IN };
 
 enum talpa_status talpa_rope(talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value positions, int n_heads, int head_dim,
                              float theta)
@@ -19,6 +20,19 @@ enum talpa_status talpa_rope(talpa_value *y, struct talpa_graph *graph, talpa_va
     return TALPA_OK;
 }
 
+enum talpa_status talpa_rope_table(talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value positions, talpa_value frequencies,
+                                   int n_heads, int head_dim)
+{
+    const talpa_value in[] = {x, positions, frequencies};
+    const struct tp_attrs attrs = {.i = {n_heads, head_dim, 0}};
+    talpa_value out[TP_MAX_OUT];
+    TP_TRY(tp_graph_node(graph, &tp_op_rope, in, 3, &attrs, out));
+    *y = out[0];
+    return TALPA_OK;
+}
+
+static bool has_table(const struct tp_type *const *in, int n_in) { return n_in > FREQUENCIES_IN && in[FREQUENCIES_IN]; }
+
 static enum talpa_status infer(struct tp_infer *request)
 {
     const int64_t n_heads = request->attrs->i[N_HEADS], head_dim = request->attrs->i[HEAD_DIM];
@@ -26,7 +40,12 @@ static enum talpa_status infer(struct tp_infer *request)
     if (n_heads < 1 || head_dim < 2 || head_dim % 2)
         return tp_fail(TALPA_E_ARGUMENT, "rope: n_heads is %lld and head_dim %lld, expected at least 1 and an even number of at least 2",
                        (long long)n_heads, (long long)head_dim);
-    if (!(theta >= 1) || !isfinite(theta)) return tp_fail(TALPA_E_ARGUMENT, "rope: theta is %g, expected a number of at least 1", theta);
+    if (has_table(request->in, request->n_in)) {
+        TP_TRY(tp_infer_expect(request, FREQUENCIES_IN, 2, TALPA_I32));
+        const struct tp_type *table = request->in[FREQUENCIES_IN];
+        if (table->rows || table->shape.dim[0] != head_dim / 2 || table->shape.dim[1] != 2)
+            return tp_infer_fail(request, FREQUENCIES_IN, "[%lld, 2], two words per pair", (long long)head_dim / 2);
+    } else if (!(theta >= 1) || !isfinite(theta)) return tp_fail(TALPA_E_ARGUMENT, "rope: theta is %g, expected a number of at least 1", theta);
     TP_TRY(tp_infer_expect(request, 0, 2, TALPA_F32));
     TP_TRY(tp_infer_expect(request, 1, 1, TALPA_I32));
     const struct tp_type *x = request->in[0], *positions = request->in[1];
@@ -43,10 +62,10 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
                                   talpa_value *in_grads)
 {
     if (!wanted[0] || out_grads[0] == TP_NONE) return TALPA_OK;
-    const talpa_value in[] = {out_grads[0], node->in[1]};
+    const talpa_value in[] = {out_grads[0], node->in[POSITIONS_IN], node->n_in > FREQUENCIES_IN ? node->in[FREQUENCIES_IN] : TP_NONE};
     struct tp_attrs attrs = node->attrs;
     attrs.i[INVERSE] = !attrs.i[INVERSE];
-    return tp_graph_node(graph, &tp_op_rope, in, 2, &attrs, in_grads);
+    return tp_graph_node(graph, &tp_op_rope, in, node->n_in, &attrs, in_grads);
 }
 
 static struct tp_launch *launch_rope(struct tp_lower *lower, const char *source)
@@ -56,16 +75,19 @@ static struct tp_launch *launch_rope(struct tp_lower *lower, const char *source)
     /* The frequencies are powers of this ratio; as a 64-bit fraction they stay exact to 1e-14 of a turn at every position. */
     const double ratio = pow(lower->node->attrs.f[0], -2.0 / (double)i[HEAD_DIM]);
     const uint64_t fraction = ratio < 1 ? (uint64_t)ldexp(ratio, 64) : UINT64_MAX;
+    const bool from_table = tp_lower_has_in(lower, FREQUENCIES_IN);
     struct tp_launch *launch = tp_lower_launch(lower, source, "rope");
-    tp_launch_read(lower, launch, tp_in(0));
-    tp_launch_read(lower, launch, tp_in(1));
+    if (from_table) tp_launch_option(launch, " -DTP_ROPE_TABLE");
+    tp_launch_read(lower, launch, tp_in(X_IN));
+    tp_launch_read(lower, launch, tp_in(POSITIONS_IN));
+    if (from_table) tp_launch_read(lower, launch, tp_in(FREQUENCIES_IN));
     tp_launch_write(lower, launch, tp_out(0));
     tp_launch_step(launch);
     tp_launch_rows(launch, type);
     tp_launch_u32(launch, (uint32_t)i[N_HEADS]);
     tp_launch_u32(launch, (uint32_t)i[HEAD_DIM]);
-    tp_launch_u32(launch, (uint32_t)(fraction >> 32));
-    tp_launch_u32(launch, (uint32_t)fraction);
+    if (!from_table) tp_launch_u32(launch, (uint32_t)(fraction >> 32));
+    if (!from_table) tp_launch_u32(launch, (uint32_t)fraction);
     tp_launch_u32(launch, i[INVERSE] != 0);
     tp_launch_cost(launch, 3.0 * (double)tp_type_elements(type), 2.0 * (double)tp_type_bytes(type));
     return launch;
@@ -106,6 +128,15 @@ static void cost(const struct talpa_graph *graph, const struct tp_node *node, do
     *bytes = 2.0 * (double)tp_type_bytes(type);
 }
 
+/* Radians per position of pair i. The table's words are 32-bit patterns that come as signed numbers. */
+static double frequency(const struct tp_reference *work, int64_t i)
+{
+    if (work->n_in <= FREQUENCIES_IN || !work->in[FREQUENCIES_IN])
+        return pow(work->attrs->f[0], -2.0 * (double)i / (double)work->attrs->i[HEAD_DIM]);
+    const double *words = work->in[FREQUENCIES_IN] + 2 * i;
+    return 2 * M_PI * (ldexp((double)(uint32_t)(int32_t)words[0], -32) + ldexp((double)(uint32_t)(int32_t)words[1], -64));
+}
+
 static void reference(const struct tp_reference *work)
 {
     const int64_t n_rows = work->in_type[0].shape.dim[0], n_heads = work->attrs->i[N_HEADS], d = work->attrs->i[HEAD_DIM];
@@ -114,7 +145,7 @@ static void reference(const struct tp_reference *work)
             const double *x = work->in[0] + (t * n_heads + h) * d;
             double *y = work->out[0] + (t * n_heads + h) * d;
             for (int64_t i = 0; i < d / 2; i++) {
-                const double angle = work->in[1][t] * pow(work->attrs->f[0], -2.0 * (double)i / (double)d);
+                const double angle = work->in[POSITIONS_IN][t] * frequency(work, i);
                 const double c = cos(angle), s = work->attrs->i[INVERSE] ? -sin(angle) : sin(angle);
                 const double a = x[i], b = x[i + d / 2];
                 y[i] = a * c - b * s;
@@ -135,6 +166,11 @@ static void reference(const struct tp_reference *work)
 #define ANYWHERE(t, end)                                                                                                                   \
     {                                                                                                                                      \
         .dtype = TALPA_I32, .gen = TP_GEN_INDEX, .scale = end, .rows = TP_STEP_N_TOKENS, .dim = { t }                                      \
+    }
+
+#define TABLE(pairs)                                                                                                                       \
+    {                                                                                                                                      \
+        .dtype = TALPA_I32, .kind = TP_WEIGHT, .gen = TP_GEN_INDEX, .scale = 1 << 30, .dim = { pairs, 2 }                                  \
     }
 
 /* With x all ones the outputs are cos - sin and cos + sin: the tolerance is on the angles' functions themselves. */
@@ -164,11 +200,26 @@ static const struct tp_case cases[] = {
      .n_in = 2,
      .attrs = {.i = {1, 256}, .f = {1}},
      .tolerance = 5e-7},
+    {.name = "table",
+     .in = {X(33, 96, TP_GEN_NORMAL, true), POSITIONS(33), TABLE(16)},
+     .n_in = 3,
+     .attrs = {.i = {3, 32}},
+     .n_tokens = 19,
+     .segment_length = 7},
+    {.name = "table, inverse, head_dim 6",
+     .in = {X(7, 12, TP_GEN_NORMAL, true), POSITIONS(7), TABLE(3)},
+     .n_in = 3,
+     .attrs = {.i = {2, 6, 1}}},
+    {.name = "table, far positions",
+     .in = {X(64, 64, TP_GEN_ONE, false), ANYWHERE(64, 8193), TABLE(32)},
+     .n_in = 3,
+     .attrs = {.i = {1, 64}},
+     .tolerance = 2e-6},
 };
 
 const struct tp_op tp_op_rope = {
     .name = "rope",
-    .in_names = {"x", "positions"},
+    .in_names = {"x", "positions", "frequencies?"},
     .attr_i = {"n_heads", "head_dim", "inverse"},
     .attr_f = {"theta"},
     .infer = infer,

@@ -2,7 +2,8 @@
 
 #include "elementwise.h"
 
-extern const struct tp_op tp_op_swiglu, tp_op_swiglu_backward;
+/* Gated activations, one op each: swiglu (SiLU) and geglu (GELU, tanh form). They differ in their kernels' names and references only. */
+extern const struct tp_op tp_op_swiglu, tp_op_swiglu_backward, tp_op_geglu, tp_op_geglu_backward;
 
 static enum talpa_status infer_all_equal(struct tp_infer *infer, int n_out)
 {
@@ -23,7 +24,7 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
 {
     const talpa_value in[] = {node->in[0], node->in[1], out_grads[0]};
     talpa_value out[2];
-    TP_TRY(tp_graph_node(graph, &tp_op_swiglu_backward, in, 3, NULL, out));
+    TP_TRY(tp_graph_node(graph, node->op == &tp_op_geglu ? &tp_op_geglu_backward : &tp_op_swiglu_backward, in, 3, NULL, out));
     for (int i = 0; i < 2; i++)
         if (wanted[i]) in_grads[i] = out[i];
     return TALPA_OK;
@@ -31,8 +32,7 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
 
 static enum talpa_status lower(struct tp_lower *work, bool is_backward, bool on_cpu)
 {
-    struct tp_launch *launch =
-        tp_lower_launch(work, on_cpu ? "cpu/swiglu.cl" : "generic/swiglu.cl", is_backward ? "swiglu_backward" : "swiglu");
+    struct tp_launch *launch = tp_lower_launch(work, on_cpu ? "cpu/swiglu.cl" : "generic/swiglu.cl", work->node->op->name);
     const int n_in = is_backward ? 3 : 2, n_out = is_backward ? 2 : 1;
     for (int i = 0; i < n_in; i++) tp_launch_read(work, launch, tp_in(i));
     for (int o = 0; o < n_out; o++) tp_launch_write(work, launch, tp_out(o));
@@ -71,6 +71,35 @@ static void reference_backward(const struct tp_reference *work)
         const double h = tanh(g / 2), s = 0.5 * (1 + h), slope = 0.25 * (1 - h * h);
         work->out[0][i] = dh * up * (s + g * slope);
         work->out[1][i] = dh * g * s;
+    }
+}
+
+/* The published form of the tanh approximation (Hendrycks and Gimpel, arXiv 1606.08415), and its derivative by the product rule. */
+static void gelu_tanh(double *value, double *slope, double g)
+{
+    const double c = sqrt(2 / M_PI), h = tanh(c * (g + 0.044715 * g * g * g));
+    *value = 0.5 * g * (1 + h);
+    *slope = 0.5 * (1 + h) + 0.5 * g * (1 - h * h) * c * (1 + 3 * 0.044715 * g * g);
+}
+
+static void reference_geglu(const struct tp_reference *work)
+{
+    const int64_t n = tp_type_elements(&work->out_type[0]);
+    for (int64_t i = 0; i < n; i++) {
+        double value, slope;
+        gelu_tanh(&value, &slope, work->in[0][i]);
+        work->out[0][i] = value * work->in[1][i];
+    }
+}
+
+static void reference_geglu_backward(const struct tp_reference *work)
+{
+    const int64_t n = tp_type_elements(&work->out_type[0]);
+    for (int64_t i = 0; i < n; i++) {
+        double value, slope;
+        gelu_tanh(&value, &slope, work->in[0][i]);
+        work->out[0][i] = work->in[2][i] * work->in[1][i] * slope;
+        work->out[1][i] = work->in[2][i] * value;
     }
 }
 
@@ -122,7 +151,41 @@ const struct tp_op tp_op_swiglu_backward = {
     .reference = reference_backward,
 };
 
+const struct tp_op tp_op_geglu = {
+    .name = "geglu",
+    .in_names = {"gate", "up"},
+    .flags = TP_OP_CHEAP,
+    .infer = infer_forward,
+    .gradient = gradient,
+    .variants = variants,
+    .n_variants = 2,
+    .cost = cost,
+    .inplace = {1},
+    .cases = cases,
+    .n_cases = sizeof cases / sizeof *cases,
+    .reference = reference_geglu,
+};
+
+const struct tp_op tp_op_geglu_backward = {
+    .name = "geglu_backward",
+    .in_names = {"gate", "up", "dh"},
+    .infer = infer_backward,
+    .no_gradient = "second derivatives are not defined",
+    .variants = backward_variants,
+    .n_variants = 2,
+    .cost = cost,
+    .inplace = {1, 2},
+    .cases = backward_cases,
+    .n_cases = sizeof backward_cases / sizeof *backward_cases,
+    .reference = reference_geglu_backward,
+};
+
 enum talpa_status talpa_swiglu(talpa_value *h, struct talpa_graph *graph, talpa_value gate, talpa_value up)
 {
     return tp_graph_node(graph, &tp_op_swiglu, (const talpa_value[]){gate, up}, 2, NULL, h);
+}
+
+enum talpa_status talpa_geglu(talpa_value *h, struct talpa_graph *graph, talpa_value gate, talpa_value up)
+{
+    return tp_graph_node(graph, &tp_op_geglu, (const talpa_value[]){gate, up}, 2, NULL, h);
 }

@@ -31,6 +31,19 @@ void talpa_session_close(struct talpa_session *session);
 /** Tokens per sequence that the session was opened with. */
 int talpa_session_n_ctx(const struct talpa_session *session);
 
+/** What a session takes and has done since it was opened. */
+struct talpa_session_info {
+    int n_ctx, n_sequences, n_ubatch;
+    size_t weight_bytes;     /**< frozen weights on the device, in all layouts in use; both kinds of pass share them */
+    size_t adapter_bytes, cache_bytes;
+    size_t activation_bytes; /**< activations and inputs of both kinds of pass */
+    int64_t n_prompt_tokens, n_decode_tokens;  /**< rows of the passes: tokens reused from the cache are not among them */
+    int n_prompt_passes, n_decode_passes;
+    double prompt_s, decode_s;                 /**< time of the passes, logits read */
+    int n_launches;                            /**< kernel launches of the last pass */
+};
+struct talpa_session_info talpa_session_info(const struct talpa_session *session);
+
 /** How the next token is drawn. The order is that of llama.cpp: repeat penalty, top-k, top-p, min-p, temperature, draw. */
 struct talpa_sampling {
     double temperature;      /**< 0: the most likely token (ties: lower id), all else but the repeat penalty ignored */
@@ -54,7 +67,7 @@ struct talpa_request {
     int max_tokens;          /**< new tokens at most; 0: up to the context's end */
     const char *const *stop; /**< generation ends before the first of these texts; they do not appear in the answer */
     size_t n_stop;
-    bool ignore_eos;
+    bool ignore_eos;         /**< EOS and other tokens that end a turn are never drawn, instead of ending the answer */
 };
 
 /** An answer; freed with talpa_answer_free. */
@@ -92,6 +105,25 @@ enum talpa_status talpa_prompt_text(int32_t **ids, size_t *n_ids, const struct t
  *  TALPA_E_ARGUMENT for an unknown name, TALPA_E_DATA if the model's own is missing or unknown: the message names --chat-template. */
 enum talpa_status talpa_prompt_chat(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const struct talpa_message *messages, size_t n_messages,
                                     const char *chat_template);
+/** Prompts of a file. */
+struct talpa_prompt {
+    char *id;                /**< the row's "id" as text, "" if none */
+    char *text;              /**< "prompt", "text" or "instruction", or the last message */
+    int32_t *ids;
+    size_t n_ids;
+};
+struct talpa_prompt_options {
+    bool chat;                 /**< "prompt" and "text" are a user's message; "messages" always go through the template */
+    const char *system;        /**< system turn put before what has none; NULL: none (then the template's own, if it has one) */
+    const char *chat_template; /**< NULL: the model's own */
+};
+/** Prompts of a JSONL text, one object per line: {"prompt"}, {"text"}, {"messages"} (roles and contents) or {"instruction","input"} (the alpaca
+ *  prompt); empty lines are skipped, other members ignored. Special strings in them are text. `label` (file name) begins messages. TALPA_E_DATA names
+ *  the line. The caller frees with talpa_prompts_free. */
+enum talpa_status talpa_prompts_parse(struct talpa_prompt **out, size_t *n_prompts, const struct talpa_model *model, const char *text, size_t n_bytes,
+                                      const char *label, const struct talpa_prompt_options *options);
+/** NULL is allowed. */
+void talpa_prompts_free(struct talpa_prompt *prompts, size_t n_prompts);
 /** Names of the built-in templates, "a, b, c". */
 const char *talpa_chat_templates(void);
 

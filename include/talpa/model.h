@@ -14,8 +14,8 @@ struct talpa_model;
 
 /** What a model is. Strings are borrowed from the model. */
 struct talpa_model_info {
-    const char *architecture;      /**< "llama" */
-    const char *name;              /**< general.name of the file, or the built-in's name */
+    const char *architecture;      /**< "llama" (Mistral too), "qwen2", "qwen3", "gemma" */
+    const char *name;              /**< general.name of the file, the folder's name, or the built-in's name */
     const char *path;              /**< as given */
     int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size, context_length;
     double rope_theta, rms_norm_eps;
@@ -25,9 +25,14 @@ struct talpa_model_info {
     uint64_t digest;               /**< XXH3-64 of names, types, shapes and bytes of all tensors: what adapters are tied to */
 };
 
-/** Opens `path`: a GGUF file (architecture llama), or "random:tiny", a built-in two-layer model with counter-based random weights and a byte
- *  tokenizer. Every required tensor must be there with the right shape, and none that the architecture does not know.
- *  The caller owns *out. TALPA_E_NO_INPUT if the file cannot be read, TALPA_E_DATA (file, field, found, expected) if it is refused. */
+/** Opens `path`: a GGUF file; a folder as Hugging Face lays them out (config.json, model.safetensors or model.safetensors.index.json with its
+ *  parts in f32, f16 or bf16, tokenizer files); or a built-in model with counter-based random weights and a byte tokenizer: "random:tiny" (two
+ *  layers, f32) or "random:135m" (the shape of SmolLM2-135M, Q4_1).
+ *  Every required tensor must be there with the right shape, and none that the architecture does not know; a field or key that would change
+ *  what the model computes and is not understood is refused by name. Rotary scaling: none, linear, and Llama 3.1's. With a sliding window the
+ *  context length is cut to it.
+ *  The caller owns *out. TALPA_E_NO_INPUT if a file cannot be read, TALPA_E_DATA (file, field, found, expected) if it is refused,
+ *  TALPA_E_ARGUMENT for an unknown built-in. */
 enum talpa_status talpa_model_open(struct talpa_model **out, const char *path);
 /** NULL is allowed. */
 void talpa_model_close(struct talpa_model *model);

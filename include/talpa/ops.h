@@ -63,12 +63,18 @@ enum talpa_status talpa_scatter_add_rows(talpa_value *out, struct talpa_graph *g
 
 /* ---- transformer ---- */
 
-/** y[T, d] = x * rstd * weight, rstd[t] = 1 / sqrt(mean(x[t]^2) + eps). The weight [d] is frozen. */
+/** y[T, d] = x * rstd * weight, rstd[t] = 1 / sqrt(mean(x[t]^2) + eps). The weight [d] is frozen. A weight of width d / n normalises each of
+ *  the n parts of a row by itself: one norm per head. */
 enum talpa_status talpa_rms_norm(talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, float eps);
 
 /** Rotary embedding, rotate-half form: in every head of width head_dim, element i < head_dim/2 pairs with i + head_dim/2, angle
  *  positions[t] * theta^(-2i/head_dim). x [T, n_heads*head_dim], positions [T] i32. */
 enum talpa_status talpa_rope(talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value positions, int n_heads, int head_dim, float theta);
+
+/** The same with frequencies of any kind: frequencies [head_dim/2, 2] i32, frozen, holds for every pair the turns per position times 2^64 as
+ *  an upper and a lower 32-bit word (bits, not signed numbers). */
+enum talpa_status talpa_rope_table(talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value positions, talpa_value frequencies, int n_heads,
+                                   int head_dim);
 
 /** Causal attention inside segments: row t attends rows segments[t][0] .. t. q [T, n_heads*head_dim], k and v [T, n_kv_heads*head_dim], segments
  *  [T, 2] i32 (first row, end row exclusive); query head h reads kv head h / (n_heads/n_kv_heads). out [T, n_heads*head_dim].
@@ -76,8 +82,17 @@ enum talpa_status talpa_rope(talpa_value *y, struct talpa_graph *graph, talpa_va
 enum talpa_status talpa_attention(talpa_value *out, struct talpa_graph *graph, talpa_value q, talpa_value k, talpa_value v, talpa_value segments, int n_heads,
                                   int n_kv_heads, int head_dim, float scale);
 
+/** Attention over a cache: row t attends the slots spans[t][0] .. spans[t][1] - 1 (cut to the cache; none gives a row of zeros). q [T,
+ *  n_heads*head_dim]; k_cache and v_cache [n_slots, n_kv_heads*head_dim]; spans [T, 2] i32; query heads as in talpa_attention. A row's result does
+ *  not depend, bit for bit, on the other rows or their number. Not differentiable. */
+enum talpa_status talpa_cached_attention(talpa_value *out, struct talpa_graph *graph, talpa_value q, talpa_value k_cache, talpa_value v_cache, talpa_value spans,
+                                         int n_heads, int n_kv_heads, int head_dim, float scale);
+
 /** h = silu(gate) * up, all [T, n]. */
 enum talpa_status talpa_swiglu(talpa_value *h, struct talpa_graph *graph, talpa_value gate, talpa_value up);
+
+/** h = gelu(gate) * up, all [T, n], with gelu(g) = g/2 (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3))). */
+enum talpa_status talpa_geglu(talpa_value *h, struct talpa_graph *graph, talpa_value gate, talpa_value up);
 
 /** x[T, d] = rows ids[t] of table [V, d] (any dtype). ids [T] i32 in [0, V). */
 enum talpa_status talpa_embedding(talpa_value *x, struct talpa_graph *graph, talpa_value ids, talpa_value table);
@@ -95,6 +110,8 @@ enum talpa_status talpa_linear_cross_entropy(talpa_value *loss, talpa_value *nll
 
 /** a + b, same type. */
 enum talpa_status talpa_add(talpa_value *out, struct talpa_graph *graph, talpa_value a, talpa_value b);
+/** factor * x. */
+enum talpa_status talpa_scale(talpa_value *out, struct talpa_graph *graph, talpa_value x, float factor);
 /** x[T, n] + bias[n]. */
 enum talpa_status talpa_bias_add(talpa_value *out, struct talpa_graph *graph, talpa_value x, talpa_value bias);
 /** out[n] = sum over the rows of x[T, n], in a fixed order. */
@@ -110,14 +127,17 @@ enum talpa_status talpa_concat(talpa_value *out, struct talpa_graph *graph, cons
 
 /** state' = (first micro-batch ? 0 : state) + x; f32 or i32, same type. */
 enum talpa_status talpa_accumulate(talpa_value *state_next, struct talpa_graph *graph, talpa_value state, talpa_value x);
-/** norm[1] = sqrt(sum of squares of the tensors of bank grads[n]), clip[1] = min(1, max_norm / (norm + 1e-6)), 1 if max_norm (step word) is 0.
+/** cache'[slots[t], :] = x[t, :] for the run-time rows t, all else unchanged. cache [n_slots, d], x [T, d], slots [T] i32, distinct; those outside
+ *  the cache are left out. */
+enum talpa_status talpa_cache_write(talpa_value *next, struct talpa_graph *graph, talpa_value cache, talpa_value x, talpa_value slots);
+/** norm[1] = sqrt(sum of squares of the tensors of bank grads[n]), clip[1] = min(1, max_norm / (norm + 1e-6)), 1 if max_norm (step word) is 0, NaN if norm is not finite.
  *  tensors [n_tensors, 4] i32: offset, elements, flag (index into `selected`, or -1: always), first chunk; see talpa_adamw. */
 enum talpa_status talpa_grad_norm(talpa_value *norm, talpa_value *clip, struct talpa_graph *graph, talpa_value grads, talpa_value tensors);
 /** counts'[i] = counts[i] + 1 for tensors whose flag is -1 or selects something (selected[flag] > 0). counts [n_tensors] i32, selected [n] i32. */
 enum talpa_status talpa_step_counts(talpa_value *counts_next, struct talpa_graph *graph, talpa_value counts, talpa_value selected, talpa_value tensors);
 /** AdamW (Loshchilov and Hutter 2019, decoupled decay) of all tensors of a bank in one launch; tensors whose flag selects nothing are left
- *  alone, moments included. params, grads, m, v [n]; counts [n_tensors] i32 as after talpa_step_counts; clip [1]. Learning rate and decay are
- *  step words. next receives params', m', v'. */
+ *  alone, moments included. params, grads, m, v [n]; counts [n_tensors] i32 as after talpa_step_counts; clip [1]; if it is
+ *  not finite nothing changes. Learning rate and decay are step words. next receives params', m', v'. */
 enum talpa_status talpa_adamw(talpa_value next[3], struct talpa_graph *graph, talpa_value params, talpa_value grads, talpa_value m, talpa_value v,
                               talpa_value counts, talpa_value selected, talpa_value tensors, talpa_value clip, float beta1, float beta2, float eps);
 

@@ -1,4 +1,4 @@
-/* As generic/elementwise.cl: add, accumulate, bias_add. Index map: one work-item per group, each takes a contiguous share of the run-time
+/* As generic/elementwise.cl: add, scale, accumulate, bias_add. Index map: one work-item per group, each takes a contiguous share of the run-time
  * elements (bias_add: of the rows) in vectors of 16. */
 #include "common/base.clh"
 #include "common/step.clh"
@@ -13,6 +13,17 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void add(__global const 
     size_t i = tp_share(n, n_groups, tp_group_id(0));
     for (; i + 16 <= end; i += 16) tp_store16(tp_load16(a + i) + tp_load16(b + i), out + i);
     for (; i < end; i++) out[i] = a[i] + b[i];
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void scale(__global const float *x, __global float *out, float factor,
+                                                                   __global const uint *step, uint symbol, uint bound, uint inner,
+                                                                   uint n_groups)
+{
+    const size_t n = (size_t)tp_rows(step, symbol, bound) * inner;
+    const size_t end = tp_share(n, n_groups, tp_group_id(0) + 1);
+    size_t i = tp_share(n, n_groups, tp_group_id(0));
+    for (; i + 16 <= end; i += 16) tp_store16(factor * tp_load16(x + i), out + i);
+    for (; i < end; i++) out[i] = factor * x[i];
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void accumulate_f32(__global const float *x, __global float *state,

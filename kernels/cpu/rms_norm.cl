@@ -6,9 +6,9 @@
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm(__global const float *x, __global const float *weight,
                                                                       __global float *y, __global float *rstd, __global const uint *step,
-                                                                      uint symbol, uint bound, uint d, float eps, uint n_groups)
+                                                                      uint symbol, uint bound, uint parts, uint d, float eps, uint n_groups)
 {
-    const uint rows = tp_rows(step, symbol, bound);
+    const uint rows = tp_rows(step, symbol, bound) * parts;
     const uint end = tp_share_rows(rows, n_groups, tp_group_id(0) + 1);
     for (uint t = tp_share_rows(rows, n_groups, tp_group_id(0)); t < end; t++) {
         const size_t row = (size_t)t * d;
@@ -31,9 +31,9 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm(__global c
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm_backward(__global const float *x, __global const float *weight,
                                                                                __global const float *rstd, __global const float *dy,
                                                                                __global float *dx, __global const uint *step, uint symbol,
-                                                                               uint bound, uint d, uint n_groups)
+                                                                               uint bound, uint parts, uint d, uint n_groups)
 {
-    const uint rows = tp_rows(step, symbol, bound);
+    const uint rows = tp_rows(step, symbol, bound) * parts;
     const uint end = tp_share_rows(rows, n_groups, tp_group_id(0) + 1);
     for (uint t = tp_share_rows(rows, n_groups, tp_group_id(0)); t < end; t++) {
         const size_t row = (size_t)t * d;

@@ -11,15 +11,15 @@ typedef uint8 tp_rope_uint;
 #define TP_ROPE_TO_INT(x) as_int8(x)
 #include "common/rope.clh"
 
-__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rope(__global const float *x, __global const int *positions, __global float *y,
-                                                                  __global const uint *step, uint sym, uint bound, uint n_heads,
-                                                                  uint head_dim, uint ratio_upper, uint ratio_lower, uint inverse,
-                                                                  uint n_groups)
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rope(__global const float *x, __global const int *positions,
+                                                                  TP_ROPE_TABLE_ARGUMENT __global float *y, __global const uint *step,
+                                                                  uint sym, uint bound, uint n_heads, uint head_dim,
+                                                                  TP_ROPE_RATIO_ARGUMENTS uint inverse, uint n_groups)
 {
     uint upper[256], lower[256];
     const uint n = tp_rows(step, sym, bound), pairs = head_dim / 2, end = tp_share_rows(n, n_groups, tp_group_id(0) + 1);
     for (uint i = 0; i < pairs; i++) {
-        const ulong frequency = tp_rope_frequency(((ulong)ratio_upper << 32) | ratio_lower, i);
+        const ulong frequency = TP_ROPE_FREQUENCY(i);
         upper[i] = (uint)(frequency >> 32);
         lower[i] = (uint)frequency;
     }

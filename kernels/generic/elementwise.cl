@@ -1,4 +1,5 @@
 /* add         out[i] = a[i] + b[i]
+ * scale       out[i] = factor * x[i]
  * accumulate  state[i] = (micro-batch 0 ? 0 : state[i]) + x[i], f32 and i32
  * bias_add    out[t, j] = x[t, j] + bias[j]
  * step_scalar out[0] = factor * step word
@@ -13,6 +14,13 @@ __kernel void add(__global const float *a, __global const float *b, __global flo
 {
     const size_t i = get_global_id(0);
     if (i < (size_t)tp_rows(step, symbol, bound) * inner) out[i] = a[i] + b[i];
+}
+
+__kernel void scale(__global const float *x, __global float *out, float factor, __global const uint *step, uint symbol, uint bound,
+                    uint inner)
+{
+    const size_t i = get_global_id(0);
+    if (i < (size_t)tp_rows(step, symbol, bound) * inner) out[i] = factor * x[i];
 }
 
 #define ACCUMULATE(name, type)                                                                                                             \

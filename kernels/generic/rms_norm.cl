@@ -1,7 +1,8 @@
 /* rms_norm           rstd[t] = 1 / sqrt(mean_j x[t, j]^2 + eps), y = x rstd w
  * rms_norm_backward  dx = rstd (w dy - x rstd mean_j(w dy x rstd))
  *
- * Index map: one work-group per row (dimension 0); its items stride over the columns and sum through local memory in a fixed tree, f32.
+ * A row of the value has `parts` rows of d columns, each normalised by itself (1: the whole row; else heads); t numbers those.
+ * Index map: one work-group per row t (dimension 0); its items stride over the columns and sum through local memory in a fixed tree, f32.
  * The local size is a power of two. y and dx may share storage with x and dy. */
 #include "common/base.clh"
 #include "common/step.clh"
@@ -19,10 +20,10 @@ static inline float sum_group(float value, __local float *shared)
 }
 
 __kernel void rms_norm(__global const float *x, __global const float *weight, __global float *y, __global float *rstd,
-                       __global const uint *step, uint symbol, uint bound, uint d, float eps, __local float *shared)
+                       __global const uint *step, uint symbol, uint bound, uint parts, uint d, float eps, __local float *shared)
 {
     const uint t = tp_group_id(0);
-    const bool active = t < tp_rows(step, symbol, bound);
+    const bool active = t < tp_rows(step, symbol, bound) * parts;
     const uint n = active ? d : 0; /* no return before the barriers of sum_group (kernels/README.md) */
     const size_t row = (size_t)t * d;
     float sum = 0.0f;
@@ -33,10 +34,11 @@ __kernel void rms_norm(__global const float *x, __global const float *weight, __
 }
 
 __kernel void rms_norm_backward(__global const float *x, __global const float *weight, __global const float *rstd, __global const float *dy,
-                                __global float *dx, __global const uint *step, uint symbol, uint bound, uint d, __local float *shared)
+                                __global float *dx, __global const uint *step, uint symbol, uint bound, uint parts, uint d,
+                                __local float *shared)
 {
     const uint t = tp_group_id(0);
-    const bool active = t < tp_rows(step, symbol, bound);
+    const bool active = t < tp_rows(step, symbol, bound) * parts;
     const uint n = active ? d : 0; /* no return before the barriers of sum_group (kernels/README.md) */
     const size_t row = (size_t)t * d;
     float sum = 0.0f;

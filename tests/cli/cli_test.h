@@ -27,6 +27,7 @@ enum { ARGS_MAX = 40, TEXT_MAX = 1 << 18 };
 static char folder[256];
 static char out[TEXT_MAX], err[TEXT_MAX]; /* of the last run */
 static bool has_device;
+static const char *input = "/dev/null"; /* standard input of the runs that follow */
 
 /* ---- running ---- */
 
@@ -78,7 +79,7 @@ static inline pid_t start(const char *line, const char *out_name, const char *er
     if (pid == 0) {
         const int out_fd = open(path(out_name), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         const int err_fd = open(path(err_name), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-        const int in_fd = open("/dev/null", O_RDONLY);
+        const int in_fd = open(input, O_RDONLY);
         dup2(in_fd, 0);
         dup2(out_fd, 1);
         dup2(err_fd, 2);

@@ -1,10 +1,10 @@
 /* talpa tokenize */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "input.h"
 #include "jsonl_text.h"
 #include "options.h"
 #include "output.h"
@@ -18,45 +18,6 @@ struct tokenize {
 };
 
 enum { FORMAT_JSON, FORMAT_JSONL };
-
-/** Reads a whole file, or stdin for NULL and "-". Returns -1, 66, 71 or 74. */
-static int read_all(char **text, size_t *n_bytes, const char *path)
-{
-    const bool is_stdin = !path || !strcmp(path, "-");
-    FILE *file = is_stdin ? stdin : fopen(path, "rb");
-    if (!file) {
-        program_error("--file %s: cannot be read: %s", path, strerror(errno));
-        return 66;
-    }
-    size_t n = 0, size = 0;
-    char *buffer = NULL;
-    for (size_t got = 1; got; n += got) {
-        if (n + 1 >= size) {
-            size = size ? 2 * size : 65536;
-            char *larger = realloc(buffer, size);
-            if (!larger) {
-                free(buffer);
-                if (!is_stdin) fclose(file);
-                return program_fail_memory();
-            }
-            buffer = larger;
-        }
-        errno = 0;
-        got = fread(buffer + n, 1, size - n - 1, file);
-    }
-    const bool failed = ferror(file) != 0;
-    const int reason = errno;
-    if (!is_stdin) fclose(file);
-    if (failed) {
-        program_error("%s: cannot be read: %s", is_stdin ? "standard input" : path, strerror(reason));
-        free(buffer);
-        return reason == EISDIR ? 66 : 74;
-    }
-    buffer[n] = '\0';
-    *text = buffer;
-    *n_bytes = n;
-    return -1;
-}
 
 static enum talpa_status print_tokens(struct tokenize *tokenize, FILE *file, const struct talpa_model *model, const char *text,
                                       size_t n_bytes)
@@ -83,7 +44,7 @@ static enum talpa_status print_tokens(struct tokenize *tokenize, FILE *file, con
 
 static int print_jsonl(struct tokenize *tokenize, FILE *file, const struct talpa_model *model, const char *text, size_t n_bytes)
 {
-    const char *name = tokenize->file && strcmp(tokenize->file, "-") ? tokenize->file : "standard input", *end = text + n_bytes;
+    const char *name = input_name(tokenize->file), *end = text + n_bytes;
     if (n_bytes >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) text += 3; /* a byte order mark, as in training data */
     for (size_t number = 1; text < end; ++number) {
         const char *newline = memchr(text, '\n', (size_t)(end - text));
@@ -117,7 +78,7 @@ static int run(struct tokenize *tokenize)
     size_t n_bytes = 0;
     enum talpa_status status = talpa_model_open(&model, tokenize->model);
     if (status != TALPA_OK) return program_fail(status);
-    int code = tokenize->prompt ? -1 : read_all(&text, &n_bytes, tokenize->file);
+    int code = tokenize->prompt ? -1 : input_read(&text, &n_bytes, tokenize->file);
     if (code < 0) code = output_open(&output, tokenize->output_file);
     if (code < 0) {
         const bool array = tokenize->jsonl && tokenize->format == FORMAT_JSON;
@@ -158,7 +119,7 @@ int cmd_tokenize(int argc, char **argv)
          .letter = 'm',
          .target = &tokenize.model,
          .argument = "MODEL",
-         .help = "GGUF file, or random:tiny"},
+         .help = "GGUF file, Hugging Face folder, or random:tiny"},
         {.kind = OPTION_TEXT, .name = "prompt", .letter = 'p', .target = &tokenize.prompt, .argument = "TEXT", .help = "the text itself"},
         {.kind = OPTION_TEXT,
          .name = "file",
@@ -185,7 +146,7 @@ int cmd_tokenize(int argc, char **argv)
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);
-    if (code < 0 && !tokenize.model) code = options_fail(&options, "--model (-m) is missing: a GGUF file, or random:tiny");
+    if (code < 0 && !tokenize.model) code = options_fail(&options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
     if (code < 0 && tokenize.prompt && tokenize.file) code = options_fail(&options, "--prompt and --file exclude each other");
     if (code < 0 && tokenize.prompt && tokenize.jsonl)
         code = options_fail(&options, "--jsonl reads a file or standard input, not --prompt");
