@@ -138,7 +138,7 @@ static enum talpa_status lay_out(struct tp_adapter *adapter, const struct talpa_
             if (!(adapter->config.modules & 1u << linear)) continue;
             const int index = adapter->n_modules++;
             struct tp_adapter_module *module = &adapter->modules[index];
-            *module = (struct tp_adapter_module){.layer = layer, .linear = (enum tp_linear)linear, .counts = TALPA_NONE};
+            *module = (struct tp_adapter_module){.layer = layer, .linear = (enum tp_linear)linear, .counts = TALPA_NONE, .weight = TALPA_NONE, .sel = TALPA_NONE, .raw = TALPA_NONE};
             tp_linear_shape(&model->config, module->linear, &module->d_out, &module->d_in);
             for (int kind = 0; kind < TP_N_TENSOR_KINDS; kind++) {
                 int64_t dim[2];
@@ -297,6 +297,9 @@ static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_gra
     TP_TRY(router->gate(&gate->weight, &gate->sel, &score, graph, p, raw, &attach->adapter->config));
     TP_TRY(talpa_dispatch(&gate->counts, &gate->list, graph, gate->sel));
     module->counts = gate->counts;
+    module->weight = gate->weight;
+    module->sel = gate->sel;
+    module->raw = raw;
     if (!attach->is_training) return TALPA_OK;
     return talpa_balance_loss(&aux, &attach->aux_total, graph, attach->aux_on_probability ? p : score, gate->counts, attach->aux_total);
 }

@@ -26,7 +26,10 @@ struct tp_adapter_module {
     enum tp_linear linear;
     int d_out, d_in;
     int64_t offset[TP_N_TENSOR_KINDS]; /* into the bank; -1 if the router has no such tensor */
-    talpa_value counts;                /* of the last graph built: tokens per expert [E] i32, TALPA_NONE for LoRA */
+    /* Of the last graph built; TALPA_NONE for LoRA. */
+    talpa_value counts;      /* tokens per expert [E] i32 */
+    talpa_value weight, sel; /* the gate: weights [T, E] f32 and which experts are chosen [T, E] i32 */
+    talpa_value raw;         /* AdaMoLE's threshold before the sigmoid [T, 1], else TALPA_NONE */
 };
 
 struct tp_adapter {
@@ -79,15 +82,18 @@ enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_ad
 /** The linear hook (struct tp_linear_hook.apply). */
 enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer, enum tp_linear linear);
 
-/* ---- adapter_file.c ---- */
+/* ---- adapter_save.c, adapter_file.c ---- */
 
 /** Writes adapter_config.json, adapter_model.safetensors (PEFT's layout for LoRA, the published AdaMoLE repository's for mixtures) and
- *  talpa_adapter.json (base digest) into an existing folder; every file appears whole or not at all. */
+ *  talpa_adapter.json (base digest) into an existing folder; every file appears whole or not at all. `base_name` is what
+ *  base_model_name_or_path gets; tp_adapter_save gives it the model's name. */
+enum talpa_status tp_adapter_save_as(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model,
+                                     const char *base_name);
 enum talpa_status tp_adapter_save(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model);
 
-/** Opens an adapter folder for a model: configuration, layout and parameters. Strict: every tensor used, every expected one present,
- *  shapes right, duplicates of the published code (`moe_layer.*`) ignored. Another base is TALPA_E_DATA unless allow_other_base.
- *  The caller owns *out and *bank (free()). */
-enum talpa_status tp_adapter_load(struct tp_adapter **out, float **bank, const char *folder, struct talpa_model *model, bool allow_other_base);
+/** Opens an adapter for a model: configuration, layout and parameters. `path` is an adapter folder or a GGUF LoRA file. Strict: every tensor
+ *  used, every expected one present, shapes right, duplicates of the published code (`moe_layer.*`) ignored. Another base is TALPA_E_DATA
+ *  unless allow_other_base; where a file does not say which its base was, a warning. The caller owns *out and *bank (free()). */
+enum talpa_status tp_adapter_load(struct tp_adapter **out, float **bank, const char *path, struct talpa_model *model, bool allow_other_base);
 
 #endif

@@ -72,7 +72,10 @@ static enum talpa_status refuse_unsupported(const struct tp_json_value *root)
                                        "alora_invocation_tokens",
                                        "arrow_config",
                                        "use_qalora",
-                                       "use_bdlora"};
+                                       "use_bdlora",
+                                       "kasa_config",
+                                       "monteclora_config",
+                                       "velora_config"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const struct tp_json_value *value = tp_json_get(root, keys[i]);
         if (!is_neutral(value))
@@ -113,6 +116,22 @@ static enum talpa_status check_common(const struct tp_json_value *root)
     return check_init(root);
 }
 
+/* "q_proj", "self_attn.q_proj" or, as PEFT writes small models' "all-linear", "model.layers.0.self_attn.q_proj"; -1 for another name. That no
+ * layer is left out is seen by the check of the tensors. */
+static int module_of(const char *text)
+{
+    static const char prefix[] = "model.layers.";
+    if (!strncmp(text, prefix, sizeof prefix - 1)) {
+        const char *digits = text + sizeof prefix - 1;
+        const size_t n = strspn(digits, "0123456789");
+        if (n < 1 || digits[n] != '.') return -1;
+        text = digits + n + 1;
+    }
+    for (int i = 0; i < TALPA_N_MODULES; i++)
+        if (!strcmp(text, tp_adapter_config_module(i)) || !strcmp(text, tp_linear_name((enum tp_linear)i))) return i;
+    return -1;
+}
+
 static enum talpa_status read_modules(unsigned *out, const struct tp_json_value *root)
 {
     const struct tp_json_value *list = tp_json_get(root, "target_modules");
@@ -129,9 +148,7 @@ static enum talpa_status read_modules(unsigned *out, const struct tp_json_value 
                        tp_json_type_name(tp_json_type(list)));
     for (const struct tp_json_value *item = tp_json_first(list); item; item = tp_json_next(item)) {
         TP_TRY(tp_json_as_string(&text, item, "target_modules"));
-        int module = -1;
-        for (int i = 0; i < TALPA_N_MODULES; i++)
-            if (!strcmp(text, tp_adapter_config_module(i)) || !strcmp(text, tp_linear_name((enum tp_linear)i))) module = i;
+        const int module = module_of(text);
         if (module < 0)
             return tp_fail(TALPA_E_DATA,
                            "target_modules: found '%.60s', expected q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj", text);

@@ -3,20 +3,20 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "adapters/adapter_config.h"
+#include "adapters/adapter_gguf.h"
 #include "base/dtype.h"
 #include "base/hash.h"
 #include "base/log.h"
-#include "io/atomic_file.h"
 
-enum { FORMAT_VERSION = 1, MAX_LAYER_DIGITS = 6 };
+enum { MAX_LAYER_DIGITS = 6 };
 
-static const char config_name[] = "adapter_config.json", about_name[] = "talpa_adapter.json", tensors_name[] = "adapter_model.safetensors";
+static const char config_name[] = TP_ADAPTER_CONFIG_NAME, about_name[] = TP_ADAPTER_ABOUT_NAME, tensors_name[] = TP_ADAPTER_TENSORS_NAME;
 
-/* "folder/name", to be freed. */
-static enum talpa_status join(char **out, const char *folder, const char *name)
+enum talpa_status tp_adapter_file_join(char **out, const char *folder, const char *name)
 {
     const size_t n = strlen(folder), n_bytes = n + strlen(name) + 2;
     char *path = malloc(n_bytes);
@@ -29,131 +29,21 @@ static enum talpa_status join(char **out, const char *folder, const char *name)
 static bool exists(const char *folder, const char *name)
 {
     char *path;
-    if (join(&path, folder, name) != TALPA_OK) return false;
+    if (tp_adapter_file_join(&path, folder, name) != TALPA_OK) return false;
     const bool found = access(path, F_OK) == 0;
     free(path);
     return found;
 }
 
-/* ---- saving ---- */
-
-/* The files of a folder replace the old ones together, once all of them are on disk: a full disk leaves the old adapter whole. */
-enum { SAVE_CONFIG, SAVE_ABOUT, SAVE_TENSORS, N_SAVED };
-
-static enum talpa_status create_file(struct tp_atomic_file **out, const char *folder, const char *name)
-{
-    char *path;
-    TP_TRY(join(&path, folder, name));
-    const enum talpa_status status = tp_atomic_file_create(out, path);
-    free(path);
-    return status;
-}
-
-static enum talpa_status write_text(struct tp_atomic_file *file, struct tp_json_writer *writer)
-{
-    const char *text;
-    size_t n_bytes;
-    TP_TRY(tp_json_writer_text(&text, &n_bytes, writer));
-    return tp_atomic_file_write(file, text, n_bytes);
-}
-
-static enum talpa_status write_config(struct tp_atomic_file *file, const struct tp_adapter *adapter, struct tp_json_writer *writer,
-                                      const struct talpa_model *model)
-{
-    tp_adapter_config_write(writer, &adapter->config, model->name);
-    return write_text(file, writer);
-}
-
-static enum talpa_status write_about(struct tp_atomic_file *file, const struct tp_adapter *adapter, struct tp_json_writer *writer,
-                                     struct talpa_model *model)
-{
-    uint64_t digest;
-    char hex[TP_HASH_HEX_BYTES];
-    TP_TRY(tp_model_digest(&digest, model));
-    tp_json_writer_reset(writer);
-    tp_json_write_object_begin(writer);
-    tp_json_write_string_member(writer, "base_digest", tp_hash_hex(hex, digest));
-    tp_json_write_string_member(writer, "base_name", model->name);
-    tp_json_write_int_member(writer, "format_version", FORMAT_VERSION);
-    tp_json_write_string_member(writer, "routing", talpa_routing_name(adapter->config.routing));
-    tp_json_write_string_member(writer, "talpa_version", TALPA_VERSION_STRING);
-    tp_json_write_object_end(writer);
-    return write_text(file, writer);
-}
-
-static enum talpa_status write_tensors(struct tp_atomic_file *file, const struct tp_adapter *adapter, const float *values, const char *folder)
-{
-    static const struct tp_safetensors_meta meta = {"format", "pt"};
-    struct tp_safetensors_tensor *tensors = calloc((size_t)adapter->n_tensors, sizeof *tensors);
-    if (!tensors) return tp_fail_memory(folder, (size_t)adapter->n_tensors * sizeof *tensors);
-    const float *next = values;
-    for (int i = 0; i < adapter->n_tensors; i++) {
-        const struct tp_adapter_tensor *t = &adapter->tensors[i];
-        const size_t n = (size_t)t->rows * (size_t)t->columns;
-        const struct talpa_shape shape = {.rank = t->kind == TP_TENSOR_THRESHOLD_BIAS ? 1 : 2, .dim = {t->rows, t->columns}};
-        tensors[i] = (struct tp_safetensors_tensor){t->name, TP_SAFETENSORS_F32, shape, next, n * sizeof *next};
-        next += n;
-    }
-    const enum talpa_status status = tp_safetensors_write(file, folder, tensors, (size_t)adapter->n_tensors, &meta, 1);
-    free(tensors);
-    return status;
-}
-
-/* All tensors in saved form, one after the other. Values that no loader would accept are refused before any file is touched. */
-static enum talpa_status gather(float *values, const struct tp_adapter *adapter, const float *bank)
-{
-    for (int i = 0; i < adapter->n_tensors; i++) {
-        const struct tp_adapter_tensor *t = &adapter->tensors[i];
-        const size_t n = (size_t)t->rows * (size_t)t->columns;
-        tp_adapter_get(values, adapter, bank, i);
-        for (size_t k = 0; k < n; k++)
-            if (!isfinite(values[k]))
-                return tp_fail(TALPA_E_FAILED, "%s: element %zu is %g, so the adapter is not saved; try a smaller learning rate", t->name,
-                               k, (double)values[k]);
-        values += n;
-    }
-    return TALPA_OK;
-}
-
-static enum talpa_status write_files(struct tp_atomic_file *files[N_SAVED], const struct tp_adapter *adapter, const float *values,
-                                     const char *folder, struct talpa_model *model)
-{
-    static const char *const names[N_SAVED] = {config_name, about_name, tensors_name};
-    struct tp_json_writer *writer;
-    for (int i = 0; i < N_SAVED; i++) TP_TRY(create_file(&files[i], folder, names[i]));
-    TP_TRY(tp_json_writer_create(&writer, 2));
-    enum talpa_status status = write_config(files[SAVE_CONFIG], adapter, writer, model);
-    if (status == TALPA_OK) status = write_about(files[SAVE_ABOUT], adapter, writer, model);
-    tp_json_writer_free(writer);
-    if (status == TALPA_OK) status = write_tensors(files[SAVE_TENSORS], adapter, values, folder);
-    for (int i = 0; i < N_SAVED && status == TALPA_OK; i++) status = tp_atomic_file_sync(files[i]);
-    return status;
-}
-
-enum talpa_status tp_adapter_save(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model)
-{
-    struct tp_atomic_file *files[N_SAVED] = {NULL};
-    float *values = malloc((size_t)adapter->n_trainable * sizeof *values);
-    enum talpa_status status =
-        values ? gather(values, adapter, bank) : tp_fail_memory(folder, (size_t)adapter->n_trainable * sizeof *values);
-    if (status == TALPA_OK) status = write_files(files, adapter, values, folder, model);
-    free(values);
-    /* The tensors come last, so that a new folder which has tensors has everything. */
-    for (int i = 0; i < N_SAVED; i++) {
-        if (status == TALPA_OK)
-            status = tp_atomic_file_commit(files[i]);
-        else
-            tp_atomic_file_discard(files[i]);
-    }
-    return status;
-}
+/* In messages, what stands between the label and the tensor: nothing for a file that is one. */
+static const char *part_of(const struct tp_adapter_file *file) { return file->gguf ? "" : TP_ADAPTER_TENSORS_NAME ": "; }
 
 /* ---- opening ---- */
 
 static enum talpa_status open_json(struct tp_json **out, const char *folder, const char *name)
 {
     char *path;
-    TP_TRY(join(&path, folder, name));
+    TP_TRY(tp_adapter_file_join(&path, folder, name));
     const enum talpa_status status = tp_json_parse_file(out, path);
     free(path);
     return status;
@@ -164,18 +54,32 @@ static enum talpa_status open_tensors(struct tp_safetensors **out, const char *f
     char *path;
     if (!exists(folder, tensors_name) && exists(folder, "adapter_model.bin"))
         return tp_fail(TALPA_E_NO_INPUT, "%s: found adapter_model.bin, expected %s; save the adapter as safetensors", folder, tensors_name);
-    TP_TRY(join(&path, folder, tensors_name));
+    TP_TRY(tp_adapter_file_join(&path, folder, tensors_name));
     const enum talpa_status status = tp_safetensors_open(out, path);
     free(path);
     return status;
 }
 
-enum talpa_status tp_adapter_file_open(struct tp_adapter_file *out, const char *folder)
+static bool is_file(const char *path)
 {
-    struct tp_adapter_file file = {.label = folder};
-    enum talpa_status status = open_json(&file.config, folder, config_name);
-    if (status == TALPA_OK && exists(folder, about_name)) status = open_json(&file.about, folder, about_name);
-    if (status == TALPA_OK) status = open_tensors(&file.tensors, folder);
+    struct stat about;
+    return stat(path, &about) == 0 && S_ISREG(about.st_mode);
+}
+
+static enum talpa_status open_folder(struct tp_adapter_file *file, const char *folder)
+{
+    TP_TRY(open_json(&file->config, folder, config_name));
+    if (exists(folder, about_name)) TP_TRY(open_json(&file->about, folder, about_name));
+    return open_tensors(&file->tensors, folder);
+}
+
+enum talpa_status tp_adapter_file_open(struct tp_adapter_file *out, const char *path)
+{
+    struct tp_adapter_file file = {.label = path};
+    const size_t n = strlen(path);
+    enum talpa_status status = is_file(path) || (n > 5 && !strcmp(path + n - 5, ".gguf")) ? tp_gguf_open(&file.gguf, path)
+                                                                                         : open_folder(&file, path);
+    if (status == TALPA_OK) status = tp_adapter_file_index(&file);
     if (status == TALPA_OK)
         *out = file;
     else
@@ -188,7 +92,63 @@ void tp_adapter_file_close(struct tp_adapter_file *file)
     tp_json_free(file->config);
     tp_json_free(file->about);
     tp_safetensors_close(file->tensors);
+    tp_gguf_close(file->gguf);
+    tp_map_free(&file->entry_of);
+    tp_arena_free(&file->arena);
     *file = (struct tp_adapter_file){0};
+}
+
+/* ---- index ---- */
+
+static enum talpa_status entry_of_gguf(struct tp_adapter_entry *out, struct tp_adapter_file *file, int64_t i)
+{
+    struct tp_gguf_tensor tensor;
+    TP_TRY(tp_gguf_tensor_at(&tensor, file->gguf, i));
+    *out = (struct tp_adapter_entry){.name = tp_adapter_gguf_name(&file->arena, tensor.name),
+                                     .file_name = tensor.name,
+                                     .type_name = tp_gguf_tensor_type_name(file->gguf, i),
+                                     .is_real = tensor.dtype != TALPA_I32,
+                                     .dtype = tensor.dtype,
+                                     .shape = tensor.shape,
+                                     .data = tensor.data};
+    return out->name ? TALPA_OK : TALPA_E_DEVICE;
+}
+
+static enum talpa_status entry_of_safetensors(struct tp_adapter_entry *out, const struct tp_adapter_file *file, int64_t i)
+{
+    struct tp_safetensors_tensor tensor;
+    TP_TRY(tp_safetensors_at(&tensor, file->tensors, i));
+    *out = (struct tp_adapter_entry){.name = tensor.name,
+                                     .file_name = tensor.name,
+                                     .type_name = tp_safetensors_type_name(tensor.type),
+                                     .is_real = tensor.type == TP_SAFETENSORS_F32 || tensor.type == TP_SAFETENSORS_F16 ||
+                                                tensor.type == TP_SAFETENSORS_BF16,
+                                     .shape = tensor.shape,
+                                     .data = tensor.data};
+    return out->is_real ? tp_safetensors_dtype(&out->dtype, &tensor) : TALPA_OK;
+}
+
+enum talpa_status tp_adapter_file_index(struct tp_adapter_file *file)
+{
+    const int64_t n = file->gguf ? tp_gguf_n_tensors(file->gguf) : tp_safetensors_n_tensors(file->tensors);
+    file->entries = tp_arena_array(&file->arena, (size_t)n + 1, sizeof *file->entries);
+    if (!file->entries) return TALPA_E_DEVICE;
+    TP_TRY(tp_map_reserve(&file->entry_of, (size_t)n));
+    for (int64_t i = 0; i < n; i++) {
+        struct tp_adapter_entry *entry = &file->entries[i];
+        TP_TRY(tp_context(file->gguf ? entry_of_gguf(entry, file, i) : entry_of_safetensors(entry, file, i), "%s", file->label));
+        if (tp_adapter_file_entry(file, entry->name))
+            return tp_fail(TALPA_E_DATA, "%s: tensor '%s' stands for %s, which is there already", file->label, entry->file_name, entry->name);
+        TP_TRY(tp_map_put_string(&file->entry_of, entry->name, i));
+        file->n_entries++;
+    }
+    return TALPA_OK;
+}
+
+const struct tp_adapter_entry *tp_adapter_file_entry(const struct tp_adapter_file *file, const char *name)
+{
+    int64_t index;
+    return tp_map_get_string(&index, &file->entry_of, name) ? &file->entries[index] : NULL;
 }
 
 /* ---- configuration ---- */
@@ -222,19 +182,25 @@ bool tp_adapter_file_is_duplicate(const struct talpa_adapter_config *config, con
            !strncmp(suffix, "moe_layer.", 10);
 }
 
+enum talpa_status tp_adapter_file_digest(uint64_t *out, const char *text)
+{
+    if (strlen(text) != TP_HASH_HEX_BYTES - 1 || strspn(text, "0123456789abcdef") != TP_HASH_HEX_BYTES - 1)
+        return tp_fail(TALPA_E_DATA, "base_digest: found '%.40s', expected 16 hexadecimal digits", text);
+    *out = strtoull(text, NULL, 16);
+    return TALPA_OK;
+}
+
 static enum talpa_status read_about(struct tp_adapter_about *out, const struct tp_json_value *root, enum talpa_routing routing)
 {
     struct tp_adapter_about about = {.is_known = true};
     int64_t version;
     const char *digest, *found;
     TP_TRY(tp_json_get_int(&version, root, "format_version"));
-    if (version != FORMAT_VERSION)
+    if (version != TP_ADAPTER_FORMAT_VERSION)
         return tp_fail(TALPA_E_DATA, "format_version: found %lld, expected %d: the adapter is of another version of talpa",
-                       (long long)version, FORMAT_VERSION);
+                       (long long)version, TP_ADAPTER_FORMAT_VERSION);
     TP_TRY(tp_json_get_string(&digest, root, "base_digest"));
-    if (strlen(digest) != TP_HASH_HEX_BYTES - 1 || strspn(digest, "0123456789abcdef") != TP_HASH_HEX_BYTES - 1)
-        return tp_fail(TALPA_E_DATA, "base_digest: found '%.40s', expected 16 hexadecimal digits", digest);
-    about.base_digest = strtoull(digest, NULL, 16);
+    TP_TRY(tp_adapter_file_digest(&about.base_digest, digest));
     TP_TRY(tp_json_get_string_or(&about.base_name, root, "base_name", ""));
     TP_TRY(tp_json_get_string_or(&about.version, root, "talpa_version", ""));
     TP_TRY(tp_json_get_string(&found, root, "routing"));
@@ -245,16 +211,23 @@ static enum talpa_status read_about(struct tp_adapter_about *out, const struct t
 }
 
 /* The set of modules that any tensor belongs to. */
-static unsigned derive_modules(const struct tp_safetensors *tensors)
+static unsigned derive_modules(const struct tp_adapter_file *file)
 {
     unsigned found = 0;
-    for (int64_t i = 0; i < tp_safetensors_n_tensors(tensors); i++) {
+    for (size_t i = 0; i < file->n_entries; i++) {
         int layer;
         enum tp_linear linear;
         const char *suffix;
-        if (tp_adapter_file_name(&layer, &linear, &suffix, tp_safetensors_name(tensors, i))) found |= 1u << linear;
+        if (tp_adapter_file_name(&layer, &linear, &suffix, file->entries[i].name)) found |= 1u << linear;
     }
     return found;
+}
+
+static enum talpa_status folder_config(struct talpa_adapter_config *config, struct tp_adapter_about *about, const struct tp_adapter_file *file)
+{
+    const enum talpa_status status = tp_adapter_config_read(config, tp_json_root(file->config));
+    if (status != TALPA_OK || !file->about) return tp_context(status, "%s: %s", file->label, config_name);
+    return tp_context(read_about(about, tp_json_root(file->about), config->routing), "%s: %s", file->label, about_name);
 }
 
 enum talpa_status tp_adapter_file_config(struct talpa_adapter_config *config, struct tp_adapter_about *about,
@@ -262,12 +235,12 @@ enum talpa_status tp_adapter_file_config(struct talpa_adapter_config *config, st
 {
     struct talpa_adapter_config c;
     struct tp_adapter_about a = {0};
-    enum talpa_status status = tp_adapter_config_read(&c, tp_json_root(file->config));
-    if (status != TALPA_OK) return tp_context(status, "%s: %s", file->label, config_name);
-    if (file->about) status = read_about(&a, tp_json_root(file->about), c.routing);
-    if (status != TALPA_OK) return tp_context(status, "%s: %s", file->label, about_name);
-    if (!c.modules) c.modules = derive_modules(file->tensors);
-    if (!c.modules) return tp_fail(TALPA_E_DATA, "%s: %s: no tensor belongs to a linear of a Llama model", file->label, tensors_name);
+    if (file->gguf)
+        TP_TRY(tp_context(tp_adapter_gguf_config(&c, &a, file), "%s", file->label));
+    else
+        TP_TRY(folder_config(&c, &a, file));
+    if (!c.modules) c.modules = derive_modules(file);
+    if (!c.modules) return tp_fail(TALPA_E_DATA, "%s: %sno tensor belongs to a linear of a Llama model", file->label, part_of(file));
     *config = c;
     *about = a;
     return TALPA_OK;
@@ -284,22 +257,35 @@ static const char *shape_text(char *out, size_t n_bytes, const struct talpa_shap
     return out;
 }
 
-static enum talpa_status check_tensor(const struct tp_adapter_file *file, const struct tp_adapter_tensor *expected)
+/* "found 58 of 60 such tensors": of the same linear, kind and expert, in all layers. */
+static enum talpa_status fail_missing(const struct tp_adapter_file *file, const struct tp_adapter *adapter,
+                                      const struct tp_adapter_tensor *missing)
 {
-    struct tp_safetensors_tensor found;
+    const enum tp_linear linear = adapter->modules[missing->module].linear;
+    int n_found = 0, n_expected = 0;
+    for (int i = 0; i < adapter->n_tensors; i++) {
+        const struct tp_adapter_tensor *t = &adapter->tensors[i];
+        if (t->kind != missing->kind || t->expert != missing->expert || adapter->modules[t->module].linear != linear) continue;
+        n_expected++;
+        n_found += tp_adapter_file_entry(file, t->name) != NULL;
+    }
+    return tp_fail(TALPA_E_DATA, "%stensor '%s' is missing: found %d of %d for %s; every layer of the model must have all adapted modules",
+                   part_of(file), missing->name, n_found, n_expected, tp_linear_name(linear));
+}
+
+static enum talpa_status check_tensor(const struct tp_adapter_file *file, const struct tp_adapter *adapter,
+                                      const struct tp_adapter_tensor *expected)
+{
+    const struct tp_adapter_entry *found = tp_adapter_file_entry(file, expected->name);
     const struct talpa_shape shape = {.rank = expected->kind == TP_TENSOR_THRESHOLD_BIAS ? 1 : 2,
                                       .dim = {expected->rows, expected->columns}};
     char a[96], b[96];
-    if (!tp_safetensors_has(file->tensors, expected->name))
-        return tp_fail(TALPA_E_DATA, "%s: tensor '%s' is missing; every layer of the model must have all adapted modules", tensors_name,
-                       expected->name);
-    TP_TRY(tp_safetensors_get(&found, file->tensors, expected->name));
-    if (found.type != TP_SAFETENSORS_F32 && found.type != TP_SAFETENSORS_F16 && found.type != TP_SAFETENSORS_BF16)
-        return tp_fail(TALPA_E_DATA, "%s: tensor '%s' is %s, expected F32, F16 or BF16", tensors_name, expected->name,
-                       tp_safetensors_type_name(found.type));
-    if (found.shape.rank != shape.rank || memcmp(found.shape.dim, shape.dim, (size_t)shape.rank * sizeof *shape.dim))
-        return tp_fail(TALPA_E_DATA, "%s: tensor '%s' has shape %s, expected %s; was the adapter made for this model?", tensors_name,
-                       expected->name, shape_text(a, sizeof a, &found.shape), shape_text(b, sizeof b, &shape));
+    if (!found) return fail_missing(file, adapter, expected);
+    if (!found->is_real)
+        return tp_fail(TALPA_E_DATA, "%stensor '%s' is %s, expected F32, F16 or BF16", part_of(file), found->file_name, found->type_name);
+    if (found->shape.rank != shape.rank || memcmp(found->shape.dim, shape.dim, (size_t)shape.rank * sizeof *shape.dim))
+        return tp_fail(TALPA_E_DATA, "%stensor '%s' has shape %s, expected %s; was the adapter made for this model?", part_of(file),
+                       found->file_name, shape_text(a, sizeof a, &found->shape), shape_text(b, sizeof b, &shape));
     return TALPA_OK;
 }
 
@@ -309,15 +295,21 @@ static enum talpa_status check_names(const struct tp_adapter_file *file, const s
     struct tp_map known = {0};
     enum talpa_status status = tp_map_reserve(&known, (size_t)adapter->n_tensors);
     for (int i = 0; i < adapter->n_tensors && status == TALPA_OK; i++) status = tp_map_put_string(&known, adapter->tensors[i].name, i);
-    for (int64_t i = 0; i < tp_safetensors_n_tensors(file->tensors) && status == TALPA_OK; i++) {
-        const char *name = tp_safetensors_name(file->tensors, i);
+    for (size_t i = 0; i < file->n_entries && status == TALPA_OK; i++) {
+        const char *name = file->entries[i].name;
         int64_t index;
         if (tp_adapter_file_is_duplicate(&adapter->config, name) || tp_map_get_string(&index, &known, name)) continue;
-        status = tp_fail(
-            TALPA_E_DATA,
-            "%s: tensor '%.200s' is unexpected: %s says peft_type %s with target_modules that do not include it, or the model has no such "
-            "layer or expert",
-            tensors_name, name, config_name, adapter->router->peft_type);
+        if (file->gguf)
+            status = tp_fail(TALPA_E_DATA,
+                             "tensor '%.200s' is unexpected: it is no lora_a or lora_b of a linear of a decoder layer, or the model has no such "
+                             "layer",
+                             file->entries[i].file_name);
+        else
+            status = tp_fail(
+                TALPA_E_DATA,
+                "%s: tensor '%.200s' is unexpected: %s says peft_type %s with target_modules that do not include it, or the model has no such "
+                "layer or expert",
+                tensors_name, name, config_name, adapter->router->peft_type);
     }
     tp_map_free(&known);
     return status;
@@ -326,30 +318,43 @@ static enum talpa_status check_names(const struct tp_adapter_file *file, const s
 enum talpa_status tp_adapter_file_check(const struct tp_adapter_file *file, const struct tp_adapter *adapter)
 {
     enum talpa_status status = check_names(file, adapter);
-    for (int i = 0; i < adapter->n_tensors && status == TALPA_OK; i++) status = check_tensor(file, &adapter->tensors[i]);
+    for (int i = 0; i < adapter->n_tensors && status == TALPA_OK; i++) status = check_tensor(file, adapter, &adapter->tensors[i]);
     return tp_context(status, "%s", file->label);
+}
+
+/* Puts rows in the order of a GGUF file's q and k into the order of Hugging Face. */
+static enum talpa_status reorder(float *values, int rows, int columns, int heads)
+{
+    const size_t row_bytes = (size_t)columns * sizeof *values;
+    float *copy = malloc((size_t)rows * row_bytes);
+    if (!copy) return tp_fail_memory("adapter", (size_t)rows * row_bytes);
+    memcpy(copy, values, (size_t)rows * row_bytes);
+    for (int i = 0; i < rows; i++)
+        memcpy(values + (size_t)i * (size_t)columns, copy + tp_adapter_gguf_row(i, rows, heads) * columns, row_bytes);
+    free(copy);
+    return TALPA_OK;
 }
 
 /* Copies one checked tensor into the bank; `values` has room for it. */
 static enum talpa_status read_tensor(float *bank, float *values, const struct tp_adapter_file *file, const struct tp_adapter *adapter,
-                                     int index)
+                                     const struct talpa_model *model, int index)
 {
     const struct tp_adapter_tensor *t = &adapter->tensors[index];
     const int64_t n = (int64_t)t->rows * t->columns;
-    struct tp_safetensors_tensor tensor;
-    enum talpa_dtype dtype;
-    TP_TRY(tp_safetensors_get(&tensor, file->tensors, t->name));
-    TP_TRY(tp_safetensors_dtype(&dtype, &tensor));
-    tp_dtype_to_f32(values, tensor.data, dtype, n);
+    const struct tp_adapter_entry *entry = tp_adapter_file_entry(file, t->name);
+    tp_dtype_to_f32(values, entry->data, entry->dtype, n);
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(values[i]))
-            return tp_fail(TALPA_E_DATA, "%s: %s: tensor '%s': element %lld is %g, expected a finite number", file->label, tensors_name,
-                           t->name, (long long)i, (double)values[i]);
+            return tp_fail(TALPA_E_DATA, "%s: %stensor '%s': element %lld is %g, expected a finite number", file->label, part_of(file),
+                           entry->file_name, (long long)i, (double)values[i]);
+    const int heads = file->gguf ? tp_adapter_gguf_heads(model, adapter->modules[t->module].linear) : 0;
+    if (heads && t->kind == TP_TENSOR_B) TP_TRY(reorder(values, t->rows, t->columns, heads));
     tp_adapter_put(bank, adapter, index, values);
     return TALPA_OK;
 }
 
-static enum talpa_status read_tensors(float **out, const struct tp_adapter_file *file, const struct tp_adapter *adapter)
+static enum talpa_status read_tensors(float **out, const struct tp_adapter_file *file, const struct tp_adapter *adapter,
+                                      const struct talpa_model *model)
 {
     size_t largest = 1;
     for (int i = 0; i < adapter->n_tensors; i++) {
@@ -358,7 +363,7 @@ static enum talpa_status read_tensors(float **out, const struct tp_adapter_file 
     }
     float *bank = calloc((size_t)adapter->bank_elements, sizeof *bank), *values = malloc(largest * sizeof *values);
     enum talpa_status status = bank && values ? TALPA_OK : tp_fail_memory(file->label, (size_t)adapter->bank_elements * sizeof *bank);
-    for (int i = 0; i < adapter->n_tensors && status == TALPA_OK; i++) status = read_tensor(bank, values, file, adapter, i);
+    for (int i = 0; i < adapter->n_tensors && status == TALPA_OK; i++) status = read_tensor(bank, values, file, adapter, model, i);
     free(values);
     if (status == TALPA_OK)
         *out = bank;
@@ -375,8 +380,8 @@ static enum talpa_status check_base(const struct tp_adapter_file *file, const st
     uint64_t digest;
     char theirs[TP_HASH_HEX_BYTES], ours[TP_HASH_HEX_BYTES];
     if (!about->is_known) {
-        tp_log(TALPA_LOG_WARN, "%s: there is no %s, so it is not known whether %s is the adapter's base", file->label, about_name,
-               model->path);
+        tp_log(TALPA_LOG_WARN, "%s: there is no %s, so it is not known whether %s is the adapter's base", file->label,
+               file->gguf ? "talpa.base_digest" : about_name, model->path);
         return TALPA_OK;
     }
     TP_TRY(tp_model_digest(&digest, model));
@@ -384,8 +389,8 @@ static enum talpa_status check_base(const struct tp_adapter_file *file, const st
     tp_hash_hex(theirs, about->base_digest);
     tp_hash_hex(ours, digest);
     if (!allow_other_base)
-        return tp_fail(TALPA_E_DATA, "%s: %s: base_digest: found %s ('%.80s'), expected %s, that of %s; --allow-other-base accepts it",
-                       file->label, about_name, theirs, about->base_name, ours, model->path);
+        return tp_fail(TALPA_E_DATA, "%s: %s: found %s ('%.80s'), expected %s, that of %s; --allow-other-base accepts it",
+                       file->label, file->gguf ? "talpa.base_digest" : TP_ADAPTER_ABOUT_NAME ": base_digest", theirs, about->base_name, ours, model->path);
     tp_log(TALPA_LOG_WARN, "%s: made for base %s, used with %s (%s)", file->label, theirs, model->path, ours);
     return TALPA_OK;
 }
@@ -397,12 +402,14 @@ enum talpa_status tp_adapter_file_read(struct tp_adapter **out, float **bank, co
     struct tp_adapter_about about;
     struct tp_adapter *adapter;
     TP_TRY(tp_adapter_file_config(&config, &about, file));
+    if (file->gguf) TP_TRY(tp_context(tp_adapter_gguf_architecture(file, model), "%s", file->label));
     TP_TRY(check_base(file, &about, model, allow_other_base));
     enum talpa_status status = tp_adapter_create(&adapter, model, &config);
     /* What would be a wrong flag elsewhere comes from a file here. */
-    if (status != TALPA_OK) return tp_context(status == TALPA_E_ARGUMENT ? TALPA_E_DATA : status, "%s: %s", file->label, config_name);
+    if (status != TALPA_OK) return tp_context(status == TALPA_E_ARGUMENT ? TALPA_E_DATA : status, "%s: %s", file->label,
+                                                 file->gguf ? "settings" : config_name);
     status = tp_adapter_file_check(file, adapter);
-    if (status == TALPA_OK) status = read_tensors(bank, file, adapter);
+    if (status == TALPA_OK) status = read_tensors(bank, file, adapter, model);
     if (status == TALPA_OK)
         *out = adapter;
     else
@@ -410,11 +417,11 @@ enum talpa_status tp_adapter_file_read(struct tp_adapter **out, float **bank, co
     return status;
 }
 
-enum talpa_status tp_adapter_load(struct tp_adapter **out, float **bank, const char *folder, struct talpa_model *model,
+enum talpa_status tp_adapter_load(struct tp_adapter **out, float **bank, const char *path, struct talpa_model *model,
                                   bool allow_other_base)
 {
     struct tp_adapter_file file;
-    TP_TRY(tp_adapter_file_open(&file, folder));
+    TP_TRY(tp_adapter_file_open(&file, path));
     const enum talpa_status status = tp_adapter_file_read(out, bank, &file, model, allow_other_base);
     tp_adapter_file_close(&file);
     return status;

@@ -1,4 +1,4 @@
-/* Listing of an adapter folder without its model: the widths of the base are taken from the tensors, then everything is checked as in
+/* Listing of an adapter without its model: the widths of the base are taken from the tensors, then everything is checked as in
  * loading. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@ static enum talpa_status learn(int *width, int64_t value, const char *name)
 }
 
 static enum talpa_status learn_tensor(struct tp_model_config *base, enum tp_linear linear, const char *suffix,
-                                      const struct tp_safetensors_tensor *tensor)
+                                      const struct tp_adapter_entry *tensor)
 {
     const bool is_a = !strncmp(suffix, "lora_A.", 7), is_b = !strncmp(suffix, "lora_B.", 7);
     if ((!is_a && !is_b) || tensor->shape.rank != 2) return TALPA_OK;
@@ -31,17 +31,15 @@ static enum talpa_status learn_tensor(struct tp_model_config *base, enum tp_line
 }
 
 /* The widths of the base as far as the tensors tell; head_dim 1, so that n_heads is the width of all heads. */
-static enum talpa_status learn_base(struct tp_model_config *base, const struct tp_safetensors *tensors)
+static enum talpa_status learn_base(struct tp_model_config *base, const struct tp_adapter_file *file)
 {
-    for (int64_t i = 0; i < tp_safetensors_n_tensors(tensors); i++) {
-        struct tp_safetensors_tensor tensor;
+    for (size_t i = 0; i < file->n_entries; i++) {
         int layer;
         enum tp_linear linear;
         const char *suffix;
-        if (!tp_adapter_file_name(&layer, &linear, &suffix, tp_safetensors_name(tensors, i)) || strncmp(suffix, "lora_", 5)) continue;
+        if (!tp_adapter_file_name(&layer, &linear, &suffix, file->entries[i].name) || strncmp(suffix, "lora_", 5)) continue;
         if (layer >= base->n_layers) base->n_layers = layer + 1;
-        TP_TRY(tp_safetensors_at(&tensor, tensors, i));
-        TP_TRY(learn_tensor(base, linear, suffix, &tensor));
+        TP_TRY(learn_tensor(base, linear, suffix, &file->entries[i]));
     }
     int *const widths[] = {&base->d_model, &base->n_heads, &base->n_kv_heads, &base->d_ff};
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
@@ -54,13 +52,13 @@ static enum talpa_status learn_base(struct tp_model_config *base, const struct t
 static enum talpa_status imply(struct tp_adapter **out, const struct tp_adapter_file *file, const struct talpa_adapter_config *config)
 {
     struct talpa_model model = {.path = file->label, .name = "", .architecture = "llama"};
-    TP_TRY(learn_base(&model.config, file->tensors));
+    TP_TRY(learn_base(&model.config, file));
     int64_t per_layer = 0;
     for (int i = 0; i < TALPA_N_MODULES; i++)
         if (config->modules & 1u << i) per_layer += 2 * (int64_t)config->n_experts;
-    if (model.config.n_layers < 1 || per_layer * model.config.n_layers > tp_safetensors_n_tensors(file->tensors))
+    if (model.config.n_layers < 1 || per_layer * model.config.n_layers > (int64_t)file->n_entries)
         return tp_fail(TALPA_E_DATA, "tensors are missing: found %lld, expected %lld matrices A and B or more for %d layers",
-                       (long long)tp_safetensors_n_tensors(file->tensors), (long long)(per_layer * model.config.n_layers),
+                       (long long)file->n_entries, (long long)(per_layer * model.config.n_layers),
                        model.config.n_layers);
     const enum talpa_status status = tp_adapter_create(out, &model, config);
     return status == TALPA_E_ARGUMENT ? TALPA_E_DATA : status;

@@ -20,7 +20,7 @@ struct buffer {
 struct part {
     struct part *next;
     const void *data;
-    size_t n_bytes;
+    size_t n_bytes, row_bytes;
 };
 
 struct tp_gguf_writer {
@@ -148,6 +148,48 @@ void tp_gguf_write_string_array(struct tp_gguf_writer *writer, const char *key, 
     for (size_t i = 0; i < n; i++) append_string(buffer, values[i]);
 }
 
+/* ---- keys of another file ---- */
+
+/* The reader has checked every length against the file, so that walking needs no checks. */
+static uint64_t load(const uint8_t *bytes, size_t n_bytes)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < n_bytes; i++) value |= (uint64_t)bytes[i] << 8 * i;
+    return value;
+}
+
+static const uint8_t *skip_value(const uint8_t *at, enum tp_gguf_type type)
+{
+    static const size_t sizes[TP_GGUF_N_TYPES] = {
+        [TP_GGUF_UINT8] = 1,   [TP_GGUF_INT8] = 1, [TP_GGUF_UINT16] = 2, [TP_GGUF_INT16] = 2, [TP_GGUF_UINT32] = 4, [TP_GGUF_INT32] = 4,
+        [TP_GGUF_FLOAT32] = 4, [TP_GGUF_BOOL] = 1, [TP_GGUF_UINT64] = 8, [TP_GGUF_INT64] = 8, [TP_GGUF_FLOAT64] = 8};
+    if (type == TP_GGUF_STRING) return at + 8 + load(at, 8);
+    if (type != TP_GGUF_ARRAY) return at + sizes[type];
+    const enum tp_gguf_type element = (enum tp_gguf_type)load(at, 4);
+    const uint64_t n = load(at + 4, 8);
+    at += 12;
+    if (sizes[element]) return at + n * sizes[element];
+    for (uint64_t i = 0; i < n; i++) at = skip_value(at, element);
+    return at;
+}
+
+void tp_gguf_write_copy_keys(struct tp_gguf_writer *writer, const struct tp_gguf *gguf, const char *const *except, size_t n_except)
+{
+    enum { HEADER_BYTES = 24 };
+    size_t unused;
+    const uint8_t *at = (const uint8_t *)tp_gguf_bytes(&unused, gguf) + HEADER_BYTES;
+    for (int64_t i = 0; i < tp_gguf_n_keys(gguf); i++) {
+        const char *key = tp_gguf_key(gguf, i);
+        const uint8_t *start = at, *value = skip_value(at, TP_GGUF_STRING) + 4;
+        bool is_wanted = strcmp(key, "general.alignment") != 0;
+        for (size_t k = 0; k < n_except; k++) is_wanted = is_wanted && strcmp(key, except[k]) != 0;
+        at = skip_value(value, tp_gguf_key_type(gguf, i));
+        if (!is_wanted) continue;
+        append(&writer->keys, start, (size_t)(at - start));
+        writer->n_keys++;
+    }
+}
+
 static uint64_t padding(uint64_t n_bytes) { return (ALIGNMENT - n_bytes % ALIGNMENT) % ALIGNMENT; }
 
 void tp_gguf_write_tensor(struct tp_gguf_writer *writer, const char *name, enum talpa_dtype dtype, const struct talpa_shape *shape,
@@ -170,7 +212,8 @@ void tp_gguf_write_tensor(struct tp_gguf_writer *writer, const char *name, enum 
     }
     append_integer(&writer->tensors, ggml_types[dtype], 4);
     append_integer(&writer->tensors, writer->data_bytes, 8);
-    *part = (struct part){.data = data, .n_bytes = tp_dtype_bytes(dtype, n)};
+    *part = (struct part){
+        .data = data, .n_bytes = tp_dtype_bytes(dtype, n), .row_bytes = tp_dtype_bytes(dtype, shape->dim[shape->rank - 1])};
     writer->data_bytes += part->n_bytes + padding(part->n_bytes);
     writer->n_tensors++;
     if (writer->last)
@@ -214,28 +257,41 @@ enum talpa_status tp_gguf_write_bytes(uint8_t **out, size_t *n_bytes, const stru
     return TALPA_OK;
 }
 
-static enum talpa_status write_parts(struct tp_atomic_file *file, const struct buffer *header, const struct part *part)
+static enum talpa_status write_parts(struct tp_atomic_file *file, const struct buffer *header, const struct part *part,
+                                     const struct tp_row_source *source)
 {
     static const uint8_t zeros[ALIGNMENT];
     TP_TRY(tp_atomic_file_write(file, header->bytes, header->n_bytes));
-    for (; part; part = part->next) {
-        TP_TRY(tp_atomic_file_write(file, part->data, part->n_bytes));
+    for (size_t i = 0; part; part = part->next, i++) {
+        if (source) {
+            const int64_t n_rows = part->row_bytes ? (int64_t)(part->n_bytes / part->row_bytes) : 0;
+            TP_TRY(tp_row_source_write(file, source, i, n_rows, part->row_bytes));
+        } else {
+            TP_TRY(tp_atomic_file_write(file, part->data, part->n_bytes));
+        }
         TP_TRY(tp_atomic_file_write(file, zeros, (size_t)padding(part->n_bytes)));
     }
     return TALPA_OK;
 }
 
-enum talpa_status tp_gguf_write_save(const struct tp_gguf_writer *writer, const char *path)
+static enum talpa_status save(const struct tp_gguf_writer *writer, const char *path, const struct tp_row_source *source)
 {
     struct tp_atomic_file *file = NULL;
     struct buffer header = {0};
     enum talpa_status status = make_header(&header, writer);
     if (status == TALPA_OK) status = tp_atomic_file_create(&file, path);
-    if (status == TALPA_OK) status = write_parts(file, &header, writer->first);
+    if (status == TALPA_OK) status = write_parts(file, &header, writer->first, source);
     if (status == TALPA_OK)
         status = tp_atomic_file_commit(file);
     else
         tp_atomic_file_discard(file);
     free(header.bytes);
     return status;
+}
+
+enum talpa_status tp_gguf_write_save(const struct tp_gguf_writer *writer, const char *path) { return save(writer, path, NULL); }
+
+enum talpa_status tp_gguf_write_save_rows(const struct tp_gguf_writer *writer, const char *path, const struct tp_row_source *source)
+{
+    return save(writer, path, source);
 }

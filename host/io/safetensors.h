@@ -26,6 +26,7 @@ enum tp_safetensors_type {
 };
 
 struct tp_atomic_file;
+struct tp_row_source;
 
 /** An open file; owns names and tables, and the mapping if it was opened by path. Read-only after opening, so threads may share it. */
 struct tp_safetensors;
@@ -89,5 +90,10 @@ enum talpa_status tp_safetensors_save(const char *path, const struct tp_safetens
 /** The same into a file being written (atomic_file.h), which stays the caller's in every case; `path` is for messages. */
 enum talpa_status tp_safetensors_write(struct tp_atomic_file *file, const char *path, const struct tp_safetensors_tensor *tensors,
                                        size_t n_tensors, const struct tp_safetensors_meta *meta, size_t n_meta);
+
+/** The same with the tensors' rows from `source` (row_source.h), in the order given; `data` are then not used. */
+enum talpa_status tp_safetensors_write_rows(struct tp_atomic_file *file, const char *path, const struct tp_safetensors_tensor *tensors,
+                                            size_t n_tensors, const struct tp_safetensors_meta *meta, size_t n_meta,
+                                            const struct tp_row_source *source);
 
 #endif

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/map.h"
 #include "base/status.h"
+#include "row_source.h"
 #include "safetensors.h"
 
 enum { LENGTH_BYTES = 8, ALIGNMENT = 64 };
@@ -54,7 +55,7 @@ static void write_header(struct tp_json_writer *json, const struct tp_safetensor
 }
 
 static enum talpa_status write_all(struct tp_atomic_file *file, const char *header, size_t header_bytes,
-                                   const struct tp_safetensors_tensor *tensors, size_t n_tensors)
+                                   const struct tp_safetensors_tensor *tensors, size_t n_tensors, const struct tp_row_source *source)
 {
     char spaces[ALIGNMENT];
     uint8_t length[LENGTH_BYTES];
@@ -64,12 +65,20 @@ static enum talpa_status write_all(struct tp_atomic_file *file, const char *head
     TP_TRY(tp_atomic_file_write(file, length, sizeof length));
     TP_TRY(tp_atomic_file_write(file, header, header_bytes));
     TP_TRY(tp_atomic_file_write(file, spaces, n_spaces));
-    for (size_t i = 0; i < n_tensors; i++) TP_TRY(tp_atomic_file_write(file, tensors[i].data, tensors[i].n_bytes));
+    for (size_t i = 0; i < n_tensors; i++) {
+        const struct talpa_shape *shape = &tensors[i].shape;
+        const size_t row_bytes = tp_safetensors_type_bytes(tensors[i].type) * (size_t)shape->dim[shape->rank - 1];
+        if (!source)
+            TP_TRY(tp_atomic_file_write(file, tensors[i].data, tensors[i].n_bytes));
+        else
+            TP_TRY(tp_row_source_write(file, source, i, row_bytes ? (int64_t)(tensors[i].n_bytes / row_bytes) : 0, row_bytes));
+    }
     return TALPA_OK;
 }
 
-enum talpa_status tp_safetensors_write(struct tp_atomic_file *file, const char *path, const struct tp_safetensors_tensor *tensors,
-                                       size_t n_tensors, const struct tp_safetensors_meta *meta, size_t n_meta)
+enum talpa_status tp_safetensors_write_rows(struct tp_atomic_file *file, const char *path, const struct tp_safetensors_tensor *tensors,
+                                            size_t n_tensors, const struct tp_safetensors_meta *meta, size_t n_meta,
+                                            const struct tp_row_source *source)
 {
     struct tp_map names = {0};
     struct tp_json_writer *json = NULL;
@@ -82,11 +91,17 @@ enum talpa_status tp_safetensors_write(struct tp_atomic_file *file, const char *
     TP_TRY_GOTO(status, tp_json_writer_text(&header, &header_bytes, json), out);
     if (header_bytes > TP_SAFETENSORS_MAX_HEADER_BYTES - ALIGNMENT)
         TP_TRY_GOTO(status, tp_fail(TALPA_E_ARGUMENT, "%s: header of %zu bytes, the format allows 100 MB", path, header_bytes), out);
-    status = write_all(file, header, header_bytes, tensors, n_tensors);
+    status = write_all(file, header, header_bytes, tensors, n_tensors, source);
 out:
     tp_json_writer_free(json);
     tp_map_free(&names);
     return status;
+}
+
+enum talpa_status tp_safetensors_write(struct tp_atomic_file *file, const char *path, const struct tp_safetensors_tensor *tensors,
+                                       size_t n_tensors, const struct tp_safetensors_meta *meta, size_t n_meta)
+{
+    return tp_safetensors_write_rows(file, path, tensors, n_tensors, meta, n_meta, NULL);
 }
 
 enum talpa_status tp_safetensors_save(const char *path, const struct tp_safetensors_tensor *tensors, size_t n_tensors,

@@ -97,6 +97,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum talpa_status status = tp_json_parse(&file.config, text, n_config, "fuzz");
     if (status == TALPA_OK && data[0] & 1) status = tp_json_parse(&file.about, about, sizeof about - 1, "fuzz");
     if (status == TALPA_OK) status = tp_safetensors_parse(&file.tensors, framed, n_bytes, "fuzz");
+    if (status == TALPA_OK) status = tp_adapter_file_index(&file);
     if (status == TALPA_OK) {
         status = tp_adapter_file_read(&adapter, &bank, &file, model, data[0] & 2);
         if (status == TALPA_OK) {

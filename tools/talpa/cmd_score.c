@@ -50,6 +50,12 @@ static bool on_row(void *user, const struct talpa_score_row *row)
     return !output_failed(&score->output);
 }
 
+static void on_routes(void *user, const struct talpa_route_summary *summary)
+{
+    (void)user;
+    if (options_verbosity >= 0) talpa_route_summary_print(stderr, summary);
+}
+
 static int run(struct score *score)
 {
     struct talpa_model *model = NULL;
@@ -96,13 +102,13 @@ int cmd_score(int argc, char **argv)
          .letter = 'm',
          .target = &score.model,
          .argument = "MODEL",
-         .help = "GGUF file, or random:tiny"},
+         .help = "GGUF file, Hugging Face folder, or random:tiny"},
         {.kind = OPTION_TEXT, .name = "data", .target = &o->data, .argument = "FILE", .help = "rows, JSONL"},
         {.kind = OPTION_TEXT,
          .name = "lora",
          .target = &o->lora,
-         .argument = "DIR",
-         .help = "adapter folder; none: the base model",
+         .argument = "PATH",
+         .help = "adapter folder or GGUF LoRA file; none: the base model",
          .once = true},
         {.kind = OPTION_FLAG,
          .name = "allow-other-base",
@@ -113,6 +119,12 @@ int cmd_score(int argc, char **argv)
          .target = &o->chat_template,
          .argument = "NAME",
          .help = "for \"messages\" rows, instead of the model's own"},
+        {.kind = OPTION_TEXT,
+         .name = "route-log",
+         .target = &o->routes.log,
+         .argument = "FILE",
+         .help = "which experts the tokens of tasks and rows use, JSONL; a table on stderr"},
+        {.kind = OPTION_TEXT, .name = "route-map", .target = &o->routes.map, .argument = "FILE", .help = "the same as a heat map, SVG"},
         {.kind = OPTION_GROUP, .help = "Run and result"},
         {.kind = OPTION_TEXT,
          .name = "device",
@@ -162,14 +174,13 @@ int cmd_score(int argc, char **argv)
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);
-    if (code < 0 && !score.model) code = options_fail(&options, "--model (-m) is missing: a GGUF file, or random:tiny");
+    if (code < 0 && !score.model) code = options_fail(&options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
     if (code < 0 && !o->data) code = options_fail(&options, "--data is missing: a JSONL file of rows");
-    if (code < 0 && o->lora && strlen(o->lora) > 5 && !strcmp(o->lora + strlen(o->lora) - 5, ".gguf"))
-        code = options_fail(&options, "--lora %s: GGUF adapters are not in this version; give the adapter folder", o->lora);
     if (code < 0) {
         program_log_level();
         o->base_dtype = (enum talpa_base_dtype)score.base_dtype;
         o->dispatch = (enum talpa_expert_dispatch)score.dispatch;
+        if (o->routes.log || o->routes.map) o->routes.summary = on_routes;
         code = run(&score);
     }
     options_free(&options);
