@@ -1,4 +1,4 @@
-#include "executor.h"
+#include "executor_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -6,33 +6,6 @@
 #include "base/dtype.h"
 #include "ops/gemm.h"
 #include "runtime/blas.h"
-#include "runtime/program.h"
-#include "runtime/queue.h"
-
-struct prepared {
-    const struct tp_launch *launch;
-    struct tp_kernel *kernel; /* NULL for copies and library calls */
-    struct tp_kernel_arg args[TP_MAX_ARGS];
-    size_t piece_groups; /* groups of dimension 0 per enqueued piece */
-};
-
-struct tp_executor {
-    struct tp_device *device;
-    struct tp_store *store;
-    struct tp_plan *plans[TP_MAX_PLANS];
-    int n_plans;
-    struct tp_buffer **segments;
-    size_t *segment_bytes;
-    int n_segments;
-    struct tp_buffer **inputs; /* per value of the graph; NULL unless it is an input */
-    struct tp_buffer *step;
-    struct tp_step step_words; /* host copy, for library calls */
-    struct tp_buffer **views;  /* sub-buffers made for arguments, freed with the executor */
-    size_t n_views, view_room;
-    struct prepared *prepared[TP_MAX_PLANS][TP_N_PHASES];
-    int n_launches;
-    double launch_limit_ms; /* 0: no bound */
-};
 
 static const struct talpa_graph *graph_of(const struct tp_executor *executor) { return executor->plans[0]->graph; }
 
@@ -125,7 +98,7 @@ static size_t piece_groups(double limit, const struct tp_plan *plan, const struc
 }
 
 static enum talpa_status prepare_launch(struct tp_executor *executor, const struct tp_plan *plan, int phase, const struct tp_launch *launch,
-                                        struct prepared *out)
+                                        struct tp_prepared *out)
 {
     out->launch = launch;
     for (int a = 0; a < launch->n_args; a++) {
@@ -159,8 +132,8 @@ static enum talpa_status prepare_plan(struct tp_executor *executor, int index)
     const struct tp_plan *plan = executor->plans[index];
     for (int phase = 0; phase < TP_N_PHASES; phase++) {
         const struct tp_launch_list *list = &plan->phase[phase];
-        executor->prepared[index][phase] = calloc((size_t)list->n + 1, sizeof(struct prepared));
-        if (!executor->prepared[index][phase]) return tp_fail_memory("executor", (unsigned long long)list->n * sizeof(struct prepared));
+        executor->prepared[index][phase] = calloc((size_t)list->n + 1, sizeof(struct tp_prepared));
+        if (!executor->prepared[index][phase]) return tp_fail_memory("executor", (unsigned long long)list->n * sizeof(struct tp_prepared));
         for (int i = 0; i < list->n; i++)
             TP_TRY(tp_context(prepare_launch(executor, plan, phase, &list->item[i], &executor->prepared[index][phase][i]), "%s at %s",
                               tp_graph_node_at(plan->graph, list->item[i].node)->op->name, list->item[i].scope));
@@ -168,7 +141,7 @@ static enum talpa_status prepare_plan(struct tp_executor *executor, int index)
     return TALPA_OK;
 }
 
-static enum talpa_status enqueue_kernel(struct tp_executor *executor, const struct prepared *p)
+static enum talpa_status enqueue_kernel(struct tp_executor *executor, const struct tp_prepared *p)
 {
     const struct tp_launch *launch = p->launch;
     const size_t groups = launch->global[0] / launch->local[0];
@@ -192,7 +165,7 @@ static enum talpa_status clear_rows(const struct tp_launch *launch, struct tp_bu
     return TALPA_OK;
 }
 
-static enum talpa_status enqueue_blas(struct tp_executor *executor, const struct prepared *p)
+static enum talpa_status enqueue_blas(struct tp_executor *executor, const struct tp_prepared *p)
 {
     const struct tp_launch *launch = p->launch;
     int64_t m = launch->blas.m, k = launch->blas.k;
@@ -209,12 +182,17 @@ static enum talpa_status enqueue_blas(struct tp_executor *executor, const struct
                         launch->blas.accumulate ? 1.0f : 0.0f, c, launch->scope);
 }
 
-static enum talpa_status enqueue(struct tp_executor *executor, const struct prepared *p)
+static enum talpa_status enqueue_launch(struct tp_executor *executor, const struct tp_prepared *p)
 {
     if (p->launch->is_blas) return enqueue_blas(executor, p);
     if (!p->launch->is_copy) return enqueue_kernel(executor, p);
     executor->n_launches++;
     return tp_buffer_copy(p->args[1].value.buffer, p->launch->copy_offset, p->args[0].value.buffer, 0, p->launch->copy_bytes);
+}
+
+enum talpa_status tp_executor_enqueue(struct tp_executor *executor, const struct tp_prepared *p)
+{
+    return tp_context(enqueue_launch(executor, p), "%s at %s", tp_graph_node_at(graph_of(executor), p->launch->node)->op->name, p->launch->scope);
 }
 
 /* ---- frozen weights ---- */
@@ -245,7 +223,7 @@ static enum talpa_status pack_part(struct tp_executor *executor, const struct tp
     struct tp_lower lower = {.graph = plan->graph, .node_index = -1, .caps = &plan->caps, .options = &plan->options, .list = &list};
     enum talpa_status status = tp_pack_emit(&lower, packed->value, packed->layout, part);
     for (int i = 0; i < list.n && status == TALPA_OK; i++) {
-        struct prepared p = {.launch = &list.item[i]};
+        struct tp_prepared p = {.launch = &list.item[i]};
         for (int a = 0; a < list.item[i].n_args; a++) {
             const struct tp_arg *arg = &list.item[i].args[a];
             if (arg->kind == TP_ARG_VALUE) {
@@ -433,8 +411,7 @@ enum talpa_status tp_executor_run(struct tp_executor *executor, int plan, enum t
     executor->n_launches = 0;
     const struct tp_launch_list *list = &executor->plans[plan]->phase[phase];
     for (int i = 0; i < list->n; i++)
-        TP_TRY(tp_context(enqueue(executor, &executor->prepared[plan][phase][i]), "%s at %s",
-                          tp_graph_node_at(graph_of(executor), list->item[i].node)->op->name, list->item[i].scope));
+        TP_TRY(tp_executor_enqueue(executor, &executor->prepared[plan][phase][i]));
     return tp_queue_flush(executor->device);
 }
 

@@ -31,6 +31,23 @@ enum talpa_status tp_executor_finish(struct tp_executor *executor);
 /** Launches enqueued by the last run, pieces of split launches counted. */
 int tp_executor_n_launches(const struct tp_executor *executor);
 
+/** The first value of a run that is not finite. Strings are the graph's. */
+struct tp_nonfinite {
+    bool found;
+    int32_t node;             /* that made it */
+    talpa_value value_number; /* its output, also as number of the node's outputs */
+    int output;
+    const char *op, *scope;
+    bool is_backward;
+    int64_t row, column;      /* of the first such element; the value seen as a matrix [dim 0, all else] */
+    float value;
+};
+
+/** Runs a phase like tp_executor_run, but node by node, and reads every f32 output (of run-time size) as soon as it is there; stops after the
+ *  first node with an infinity or a NaN. Slow: for naming a fault. Needs inputs and step words as for the run that showed it; states change
+ *  as in a run up to where it stops, and values marked as outputs are lost. Outputs that an op calls opaque are not looked at. */
+enum talpa_status tp_executor_find_nonfinite(struct tp_nonfinite *out, struct tp_executor *executor, int plan, enum tp_phase phase);
+
 /** Tests: fills the arena with 0xFF (NaN), and after a run checks that no byte outside a value was written (plans made with guard_bytes).
  *  TALPA_E_CHECK names segment and offset. */
 enum talpa_status tp_executor_poison(struct tp_executor *executor);

@@ -118,6 +118,12 @@ enum talpa_status tp_graph_verify(const struct talpa_graph *graph);
 /** Recomputes cheap forward values (ops flagged TP_OP_CHEAP) in the backward part instead of keeping them: rewrites the node list. */
 enum talpa_status tp_graph_pass_rematerialise(struct talpa_graph *graph);
 
+/** Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): of the forward values up to the last of `boundaries` only the boundaries,
+ *  outputs and states are kept for the backward part; it computes the others again, each stretch between two boundaries just before its own
+ *  backward part. A node that updates a state is never repeated, so counts stay right. The gradients have the same bits as without.
+ *  Boundaries are temps of the forward part in any order, typically the residual stream after each layer. Run it before rematerialise. */
+enum talpa_status tp_graph_pass_checkpoint(struct talpa_graph *graph, const talpa_value *boundaries, int n_boundaries);
+
 /** Prints the graph as text, one line per value or node, the same bytes on every device. `print` receives pieces of text. */
 void tp_graph_print(const struct talpa_graph *graph, FILE *file);
 

@@ -168,7 +168,7 @@ static void reference_grad_norm(const struct tp_reference *reference)
     }
     const double norm = sqrt(sum), max_norm = step_float(reference->step, TP_STEP_MAX_NORM);
     reference->out[0][0] = norm;
-    reference->out[1][0] = max_norm > 0 ? fmin(1, max_norm / (norm + 1e-6)) : 1;
+    reference->out[1][0] = !isfinite(norm) ? NAN : max_norm > 0 ? fmin(1, max_norm / (norm + 1e-6)) : 1;
 }
 
 static void prepare_norm_small(double *const *in) { fill_tensors(in[1], small_elements, small_flags, 1); }
@@ -360,6 +360,7 @@ static void reference_adamw(const struct tp_reference *reference)
     memcpy(p, reference->in[PARAMS], (size_t)n * sizeof *p);
     memcpy(m, reference->in[MOMENT], (size_t)n * sizeof *m);
     memcpy(v, reference->in[VARIANCE], (size_t)n * sizeof *v);
+    if (!isfinite(reference->in[CLIP][0])) return;
     const double lr = step_float(reference->step, TP_STEP_LEARNING_RATE), decay = step_float(reference->step, TP_STEP_WEIGHT_DECAY);
     for (int64_t i = 0; i < reference->in_type[TABLE].shape.dim[0]; i++) {
         const double *row = reference->in[TABLE] + i * TP_TENSOR_COLUMNS, t = reference->in[COUNTS][i];
@@ -389,6 +390,12 @@ static void prepare_adamw_mixed(double *const *in)
     for (int i = 0; i < N_MIXED_TENSORS; i++) in[COUNTS][i] = counts[i];
 }
 
+static void prepare_adamw_no_norm(double *const *in)
+{
+    prepare_adamw_mixed(in);
+    in[CLIP][0] = NAN;
+}
+
 #define ADAMW_IN(n, n_tensors, selected)                                                                                                   \
     {                                                                                                                                      \
         BANK(TP_STATE, TP_GEN_NORMAL, 1, n), BANK(TP_INPUT, TP_GEN_NORMAL, 1, n), BANK(TP_STATE, TP_GEN_NORMAL, 1, n),                     \
@@ -411,6 +418,11 @@ static const struct tp_case cases_adamw[] = {
      .n_in = N_ADAMW_IN,
      .attrs = {.f = {0.9, 0.999, 1e-8}},
      .prepare = prepare_adamw_mixed},
+    {.name = "no finite norm",
+     .in = ADAMW_IN(N_MIXED, N_MIXED_TENSORS, INTS(TP_INPUT, 4)),
+     .n_in = N_ADAMW_IN,
+     .attrs = {.f = {0.9, 0.999, 1e-8}},
+     .prepare = prepare_adamw_no_norm},
     {.name = "no momentum",
      .in = ADAMW_IN(N_MIXED, N_MIXED_TENSORS, INTS(TP_INPUT, 4)),
      .n_in = N_ADAMW_IN,

@@ -39,7 +39,7 @@ grad_norm_final(__global const float *partial, __global float *norm, __global fl
     }
     const float total = sqrt(sum), max_norm = as_float(step[TP_STEP_MAX_NORM]), factor = max_norm / (total + 1e-6f);
     norm[0] = total;
-    clip[0] = max_norm == 0.0f || factor > 1.0f ? 1.0f : factor;
+    clip[0] = !isfinite(total) ? NAN : max_norm == 0.0f || factor > 1.0f ? 1.0f : factor;
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
@@ -50,6 +50,7 @@ adamw(__global const float *grads, __global const int *counts, __global const in
 {
     const float lr = as_float(step[TP_STEP_LEARNING_RATE]), scale = clip[0];
     const float decay = -lr * as_float(step[TP_STEP_WEIGHT_DECAY]);
+    if (!isfinite(scale)) return;
     const uint end = tp_share_rows(max_chunks, n_groups, tp_group_id(0) + 1);
     for (uint c = tp_share_rows(max_chunks, n_groups, tp_group_id(0)); c < end; c++) {
         const struct tp_chunk chunk = tp_find_chunk(tensors, n_tensors, c);

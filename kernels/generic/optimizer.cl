@@ -1,12 +1,13 @@
 /* Updates of all trainable tensors of a bank (common/tensor_table.clh); nothing but the tensors' elements is read or written.
  *
  *   grad_norm_chunks  partial[c] = sum of squares of chunk c; one work-group per chunk, a fixed tree over local memory, f32
- *   grad_norm_final   norm = sqrt(sum partial), clip = max_norm > 0 ? min(1, max_norm / (norm + 1e-6)) : 1; one group, Kahan sums
+ *   grad_norm_final   norm = sqrt(sum partial), clip = max_norm > 0 ? min(1, max_norm / (norm + 1e-6)) : 1, NaN if
+ *                     the norm is not finite; one group, Kahan sums
  *   step_counts       counts[i] += tensor i is selected; one work-item per tensor
  *   adamw             per element, g = clip * gradient, t = count of its tensor (Loshchilov and Hutter 2019, decoupled decay):
  *                     p -= lr wd p,  m += (1 - b1) (g - m),  v = b2 v + (1 - b2) g^2,
  *                     p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps), where 1 - b^t is -expm1(t log b), exact to f32 also
- *                     for small t; one work-group per chunk
+ *                     for small t; nothing changes if clip is not finite; one work-group per chunk
  *
  * The local size is a power of two. Groups past the last chunk have no elements: grad_norm_chunks stores 0, adamw stores nothing. */
 #include "common/base.clh"
@@ -48,7 +49,7 @@ __kernel void grad_norm_final(__global const float *partial, __global float *nor
     if (item == 0) {
         const float total = sqrt(shared[0]), max_norm = as_float(step[TP_STEP_MAX_NORM]), factor = max_norm / (total + 1e-6f);
         norm[0] = total;
-        clip[0] = max_norm == 0.0f || factor > 1.0f ? 1.0f : factor;
+        clip[0] = !isfinite(total) ? NAN : max_norm == 0.0f || factor > 1.0f ? 1.0f : factor;
     }
 }
 
@@ -64,7 +65,7 @@ __kernel void adamw(__global const float *grads, __global const int *counts, __g
                     float log_beta2, float eps)
 {
     const struct tp_chunk chunk = tp_find_chunk(tensors, n_tensors, tp_group_id(0));
-    if (chunk.n == 0 || !tp_is_selected(selected, n_selected, tensors[4 * chunk.tensor + 2])) return;
+    if (chunk.n == 0 || !isfinite(clip[0]) || !tp_is_selected(selected, n_selected, tensors[4 * chunk.tensor + 2])) return;
     const float t = (float)counts[chunk.tensor], lr = as_float(step[TP_STEP_LEARNING_RATE]);
     const float step_size = lr / -expm1(t * log_beta1), root = sqrt(-expm1(t * log_beta2)), scale = clip[0];
     const float decay = -lr * as_float(step[TP_STEP_WEIGHT_DECAY]);
