@@ -35,6 +35,7 @@ static enum talpa_status create_temporary(struct tp_atomic_file *file)
         if (file->descriptor >= 0) return TALPA_OK;
         if (errno != EEXIST) break;
     }
+    if (errno == ENOSPC || errno == EDQUOT) return tp_fail(TALPA_E_IO, "%s: cannot write: %s; make room and try again", file->path, strerror(errno));
     return tp_fail(TALPA_E_CREATE, "%s: cannot create: %s; check that its folder exists and can be written", file->temporary,
                    strerror(errno));
 }

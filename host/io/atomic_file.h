@@ -9,7 +9,7 @@
 /** A file being written. Owned by the caller until tp_atomic_file_commit or tp_atomic_file_discard. */
 struct tp_atomic_file;
 
-/** Creates a temporary file in the folder of `path`. TALPA_E_CREATE if that fails; nothing at `path` changes yet. */
+/** Creates a temporary file in the folder of `path`. TALPA_E_CREATE if that fails (TALPA_E_IO for want of room); nothing at `path` changes yet. */
 enum talpa_status tp_atomic_file_create(struct tp_atomic_file **out, const char *path);
 
 /** Appends bytes, unbuffered. TALPA_E_IO if not all could be written (disk full); the caller then discards. */

@@ -1,6 +1,7 @@
 #include "dataset.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +16,8 @@
 struct row {
     size_t first; /* where its tokens start in the lists */
     uint32_t n_tokens, n_prompt;
-    const char *id;
+    const char *id, *task;
+    double difficulty;
     uint64_t line;
 };
 
@@ -182,6 +184,20 @@ static enum talpa_status read_id(const char **out, struct reader *r, const struc
     return *out ? TALPA_OK : TALPA_E_DEVICE;
 }
 
+/* Members that say what a row is; where they have another type they are somebody else's and do not count. */
+static enum talpa_status read_about(struct row *out, struct reader *r, const struct tp_json_value *row)
+{
+    struct tp_dataset *d = r->dataset;
+    const struct tp_json_value *task = tp_json_get(row, "task"), *difficulty = tp_json_get(row, "difficulty");
+    out->difficulty = NAN;
+    if (tp_json_type(difficulty) == TP_JSON_NUMBER) TP_TRY(tp_json_as_double(&out->difficulty, difficulty, "difficulty"));
+    if (tp_json_type(task) != TP_JSON_STRING) return TALPA_OK;
+    const char *text, *last = d->n_rows ? d->rows[d->n_rows - 1].task : NULL;
+    TP_TRY(tp_json_as_string(&text, task, "task"));
+    out->task = last && !strcmp(last, text) ? last : tp_arena_strdup(&d->arena, text);
+    return out->task ? TALPA_OK : TALPA_E_DEVICE;
+}
+
 /* Takes the tokens from `first` on as an example, cuts them, or drops them. */
 static enum talpa_status finish_row(struct reader *r, size_t first, const struct tp_json_value *json, uint64_t line)
 {
@@ -228,6 +244,7 @@ static enum talpa_status finish_row(struct reader *r, size_t first, const struct
     }
     struct row row = {.first = first, .n_tokens = (uint32_t)n, .n_prompt = (uint32_t)n_prompt, .line = line};
     TP_TRY(read_id(&row.id, r, json));
+    TP_TRY(read_about(&row, r, json));
     d->rows[d->n_rows++] = row;
     d->ids.n_ids = d->labels.n_ids = first + n;
     d->counts.n_truncated += is_truncated;
@@ -333,7 +350,8 @@ struct tp_dataset_example tp_dataset_example(const struct tp_dataset *dataset, s
 {
     const struct row *row = &dataset->rows[i];
     return (struct tp_dataset_example){
-        dataset->ids.ids + row->first, dataset->labels.ids + row->first, row->n_tokens, row->n_prompt, row->id, row->line};
+        dataset->ids.ids + row->first, dataset->labels.ids + row->first, row->n_tokens, row->n_prompt, row->id, row->line,
+        row->task, row->difficulty};
 }
 
 struct tp_dataset_counts tp_dataset_counts(const struct tp_dataset *dataset) { return dataset->counts; }

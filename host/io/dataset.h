@@ -34,6 +34,8 @@ struct tp_dataset_example {
     uint32_t n_prompt; /* tokens before the first label */
     const char *id;    /* the row's "id" (a string, or a whole number as text), "" if it has none */
     uint64_t line;     /* in the file, from 1 */
+    const char *task;  /* the row's "task" if it is a string, else NULL */
+    double difficulty; /* the row's "difficulty" if it is a number, else NaN */
 };
 
 struct tp_dataset_counts {

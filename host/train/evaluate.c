@@ -4,23 +4,36 @@
 #include <stdlib.h>
 
 static enum talpa_status create(struct tp_evaluator *e, const struct talpa_model *model, struct tp_adapter *adapter, uint32_t max_tokens,
-                                const struct tp_plan_options *options, bool sparse)
+                                const struct tp_plan_options *options, bool sparse, bool routed)
 {
     TP_TRY(tp_eval_graph_create(&e->eval, model, adapter, max_tokens, max_tokens, false));
+    if (routed) TP_TRY(tp_eval_graph_keep_routes(&e->eval, adapter));
     TP_TRY(tp_program_set_create(&e->set, e->engine, e->eval.graph, options, !sparse, sparse));
     TP_TRY(tp_batch_create(&e->batch, max_tokens, max_tokens));
     e->nll = calloc(max_tokens, sizeof *e->nll);
     return e->nll ? TALPA_OK : tp_fail_memory("evaluation", (unsigned long long)max_tokens * sizeof *e->nll);
 }
 
-enum talpa_status tp_evaluator_create(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
-                                      uint32_t max_tokens, const struct tp_plan_options *options, bool sparse)
+static enum talpa_status create_any(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
+                                    uint32_t max_tokens, const struct tp_plan_options *options, bool sparse, bool routed)
 {
     struct tp_evaluator evaluator = {.engine = engine};
-    const enum talpa_status status = create(&evaluator, model, adapter, max_tokens, options, sparse);
+    const enum talpa_status status = create(&evaluator, model, adapter, max_tokens, options, sparse, routed);
     if (status == TALPA_OK) *out = evaluator;
     else tp_evaluator_free(&evaluator);
     return status;
+}
+
+enum talpa_status tp_evaluator_create(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
+                                      uint32_t max_tokens, const struct tp_plan_options *options, bool sparse)
+{
+    return create_any(out, engine, model, adapter, max_tokens, options, sparse, false);
+}
+
+enum talpa_status tp_evaluator_create_routed(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model,
+                                             struct tp_adapter *adapter, uint32_t max_tokens, const struct tp_plan_options *options, bool sparse)
+{
+    return create_any(out, engine, model, adapter, max_tokens, options, sparse, true);
 }
 
 void tp_evaluator_free(struct tp_evaluator *evaluator)
@@ -32,6 +45,30 @@ void tp_evaluator_free(struct tp_evaluator *evaluator)
     evaluator->nll = NULL;
 }
 
+/* Adds the pass that has just run to the statistics of its rows. */
+static enum talpa_status add_routes(struct tp_evaluator *e, const struct tp_dataset *dataset, size_t first, size_t n)
+{
+    struct tp_route_span *spans = calloc(n, sizeof *spans);
+    enum talpa_status status = spans ? TALPA_OK : tp_fail_memory("routing", n * sizeof *spans);
+    const float *nll = e->nll;
+    uint32_t row = 0;
+    for (size_t i = 0; i < n && status == TALPA_OK; i++) {
+        const struct tp_dataset_example example = tp_dataset_example(dataset, first + i);
+        const struct tp_route_about about = {.id = example.id, .task = example.task ? example.task : e->task, .difficulty = example.difficulty,
+                                             .n_tokens = example.n_tokens, .n_prompt = example.n_prompt};
+        spans[i] = (struct tp_route_span){.first = row, .n_tokens = example.n_tokens, .n_prompt = example.n_prompt};
+        status = tp_route_stats_row(&spans[i].row, e->routes, &about);
+        uint32_t count = 0;
+        for (uint32_t p = 1; p < example.n_tokens; p++) count += example.labels[p] != TP_DATASET_IGNORED;
+        if (status == TALPA_OK) tp_route_stats_nll(e->routes, spans[i].row, nll, count);
+        nll += count;
+        row += example.n_tokens;
+    }
+    if (status == TALPA_OK) status = tp_route_stats_pass(e->routes, e->set.executor, &e->eval, spans, n, e->batch.max_tokens);
+    free(spans);
+    return status;
+}
+
 static enum talpa_status pass(struct tp_evaluator *e, const struct tp_dataset *dataset, size_t first, size_t n, tp_evaluate_visit *visit, void *user)
 {
     struct tp_step step = {{0}};
@@ -40,6 +77,7 @@ static enum talpa_status pass(struct tp_evaluator *e, const struct tp_dataset *d
     TP_TRY(tp_executor_step(e->set.executor, &step));
     TP_TRY(tp_executor_run(e->set.executor, 0, TP_PHASE_BATCH));
     TP_TRY(tp_executor_read(e->set.executor, e->eval.nll, e->nll, e->batch.n_labelled * sizeof *e->nll));
+    if (e->routes) TP_TRY(add_routes(e, dataset, first, n));
     const float *nll = e->nll;
     for (size_t i = first; i < first + n; i++) {
         const struct tp_dataset_example example = tp_dataset_example(dataset, i);

@@ -5,6 +5,7 @@
 #include "io/dataset.h"
 #include "train/batch.h"
 #include "models/engine.h"
+#include "train/route_stats.h"
 #include "train/train_graph.h"
 
 struct tp_evaluator {
@@ -13,11 +14,17 @@ struct tp_evaluator {
     struct tp_program_set set;
     struct tp_batch batch;
     float *nll; /* [max_labelled] of the last pass */
+    struct tp_route_stats *routes; /* not NULL: passes are added here (tp_evaluator_create_routed); borrowed */
+    const char *task;              /* with routes: of rows that do not name theirs; borrowed */
 };
 
 /** Prepares the forward graph for passes of up to `max_tokens` rows. Adapter NULL: the base; its parameters are the store's "adapter.params". */
 enum talpa_status tp_evaluator_create(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
                                       uint32_t max_tokens, const struct tp_plan_options *options, bool sparse);
+/** The same for a mixture whose routing is to be seen: set evaluator->routes (and task) for the runs that are to be added there.
+ *  TALPA_E_ARGUMENT if nothing is routed. */
+enum talpa_status tp_evaluator_create_routed(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model,
+                                             struct tp_adapter *adapter, uint32_t max_tokens, const struct tp_plan_options *options, bool sparse);
 void tp_evaluator_free(struct tp_evaluator *evaluator);
 
 /** Called per example in order: nll[n] of its labelled tokens. Returning a failure stops. */

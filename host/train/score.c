@@ -1,5 +1,6 @@
 /* Log-probabilities of labelled tokens. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "train/evaluate.h"
 
@@ -12,6 +13,7 @@ struct scorer {
     float *bank;
     struct tp_dataset *data;
     struct tp_evaluator evaluator;
+    struct tp_route_stats routes;
     bool (*row)(void *user, const struct talpa_score_row *row);
     void *user;
     int32_t eos, *ids;
@@ -56,16 +58,23 @@ static enum talpa_status run(struct scorer *s, struct talpa_model *model, size_t
     if (!s->ids || !s->logprobs) return tp_fail_memory("score", longest * sizeof *s->ids);
     s->eos = tp_tokenizer_eos(model->tokenizer);
     if (o->lora) TP_TRY(tp_adapter_load(&s->adapter, &s->bank, o->lora, model, o->allow_other_base));
+    const bool routed = tp_route_output_is_wanted(&o->routes);
+    if (routed) TP_TRY(tp_route_stats_create(&s->routes, s->adapter));
+    if (routed) TP_TRY(tp_route_output_check(&o->routes));
     TP_TRY(tp_engine_open(&s->engine, device, model));
     struct tp_plan_options plan_options;
     TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype));
     const bool sparse = s->adapter && s->adapter->router->has_gating &&
                         (o->dispatch == TALPA_DISPATCH_SPARSE ||
                          (o->dispatch == TALPA_DISPATCH_AUTO && s->adapter->config.routing == TALPA_ROUTING_TOPK));
-    TP_TRY(tp_evaluator_create(&s->evaluator, &s->engine, model, s->adapter, longest * (uint32_t)o->batch_size, &plan_options, sparse));
+    const uint32_t max_tokens = longest * (uint32_t)o->batch_size;
+    TP_TRY((routed ? tp_evaluator_create_routed : tp_evaluator_create)(&s->evaluator, &s->engine, model, s->adapter, max_tokens, &plan_options, sparse));
+    if (routed) s->evaluator.routes = &s->routes;
+    s->evaluator.task = strrchr(o->data, '/') ? strrchr(o->data, '/') + 1 : o->data;
     if (s->adapter)
         TP_TRY(tp_executor_write(s->evaluator.set.executor, s->evaluator.eval.params, s->bank, (size_t)s->adapter->bank_elements * sizeof *s->bank));
-    return tp_evaluator_run(&s->evaluator, s->data, o->batch_size, visit, s);
+    TP_TRY(tp_evaluator_run(&s->evaluator, s->data, o->batch_size, visit, s));
+    return routed ? tp_route_output_finish(&o->routes, &s->routes) : TALPA_OK;
 }
 
 enum talpa_status talpa_score(struct talpa_model *model, size_t device, const struct talpa_score_options *options,
@@ -74,6 +83,7 @@ enum talpa_status talpa_score(struct talpa_model *model, size_t device, const st
     if (!options->data) return tp_fail(TALPA_E_ARGUMENT, "--data is missing: a JSONL file of rows to score");
     struct scorer s = {.options = options, .row = row, .user = user};
     const enum talpa_status status = run(&s, model, device);
+    tp_route_stats_free(&s.routes);
     tp_evaluator_free(&s.evaluator);
     tp_engine_close(&s.engine);
     tp_dataset_close(s.data);

@@ -4,6 +4,7 @@
 
 #include "graph/op.h"
 #include "ops/tensor_table.h"
+#include "train/route_stats.h"
 
 /* ---- forward ---- */
 
@@ -102,6 +103,24 @@ static enum talpa_status table(struct tp_train_graph *t, const struct tp_adapter
     return TALPA_OK;
 }
 
+/* The boundaries are the residual stream as tp_model_hidden names it. */
+static enum talpa_status checkpoint(struct talpa_graph *graph, const struct talpa_model *model)
+{
+    const int n = model->config.n_layers;
+    talpa_value *boundaries = malloc(((size_t)n + 1) * sizeof *boundaries);
+    if (!boundaries) return tp_fail_memory("layer boundaries", (unsigned long long)n * sizeof *boundaries);
+    enum talpa_status status = TALPA_OK;
+    for (int layer = 0; layer < n && status == TALPA_OK; layer++) {
+        char name[32];
+        snprintf(name, sizeof name, "hidden.%d", layer);
+        boundaries[layer] = tp_graph_find(graph, name);
+        if (boundaries[layer] == TALPA_NONE) status = tp_fail(TALPA_E_INTERNAL, "the decoder has no value '%s'", name);
+    }
+    if (status == TALPA_OK) status = tp_graph_pass_checkpoint(graph, boundaries, n);
+    free(boundaries);
+    return status;
+}
+
 static enum talpa_status build(struct tp_train_graph *t, const struct talpa_model *model, struct tp_adapter *adapter,
                                const struct tp_train_graph_options *options)
 {
@@ -124,6 +143,7 @@ static enum talpa_status build(struct tp_train_graph *t, const struct talpa_mode
     TP_TRY(backward(t, &attach, options, &grads));
     TP_TRY(update(t, options, grads, selected));
     TP_TRY(table(t, adapter));
+    if (options->gradient_checkpointing) TP_TRY(checkpoint(t->graph, model));
     TP_TRY(tp_graph_pass_rematerialise(t->graph));
     return tp_graph_verify(t->graph);
 }
@@ -179,8 +199,25 @@ enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct t
     return tp_context(status, "evaluation graph");
 }
 
+enum talpa_status tp_eval_graph_keep_routes(struct tp_eval_graph *eval, const struct tp_adapter *adapter)
+{
+    TP_TRY(tp_route_check(adapter));
+    eval->routes = malloc((size_t)adapter->n_modules * sizeof *eval->routes);
+    if (!eval->routes) return tp_fail_memory("routes", (unsigned long long)adapter->n_modules * sizeof *eval->routes);
+    eval->n_routes = adapter->n_modules;
+    for (int m = 0; m < adapter->n_modules; m++) {
+        const struct tp_adapter_module *module = &adapter->modules[m];
+        eval->routes[m] = (struct tp_eval_route){module->weight, module->sel, module->raw};
+        tp_graph_mark_output(eval->graph, module->weight);
+        tp_graph_mark_output(eval->graph, module->sel);
+        if (module->raw != TALPA_NONE) tp_graph_mark_output(eval->graph, module->raw);
+    }
+    return TALPA_OK;
+}
+
 void tp_eval_graph_free(struct tp_eval_graph *eval)
 {
+    free(eval->routes);
     tp_graph_free(eval->graph);
     *eval = (struct tp_eval_graph){0};
 }

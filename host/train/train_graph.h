@@ -9,6 +9,7 @@ struct tp_train_graph_options {
     double aux_coef;
     bool aux_on_probability;
     double beta1, beta2, epsilon; /* AdamW */
+    bool gradient_checkpointing;  /* keep the residual stream after each layer only */
 };
 
 /** Phase batch: forward, loss, backward, accumulation. Phase update: norm, clipping, AdamW. */
@@ -35,9 +36,19 @@ struct tp_eval_graph {
     struct tp_batch_inputs inputs;
     talpa_value params; /* TALPA_NONE for the base */
     talpa_value nll, loss, logits;
+    struct tp_eval_route *routes; /* [n_routes] per module, after tp_eval_graph_keep_routes; else NULL */
+    int n_routes;
+};
+
+/** What the router of a module decides; outputs of the evaluation graph. */
+struct tp_eval_route {
+    talpa_value weight, sel, raw; /* as in struct tp_adapter_module */
 };
 enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter, int64_t max_tokens,
                                        int64_t max_labelled, bool with_logits);
+/** Makes what the routers of `adapter` decide outputs of its graph, so that they can be read after a pass. To be called before the graph is
+ *  planned and before another graph is built with the adapter. TALPA_E_ARGUMENT if nothing is routed (plain LoRA, or NULL: the base). */
+enum talpa_status tp_eval_graph_keep_routes(struct tp_eval_graph *eval, const struct tp_adapter *adapter);
 void tp_eval_graph_free(struct tp_eval_graph *eval);
 
 #endif

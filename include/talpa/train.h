@@ -7,6 +7,7 @@
 #include "talpa/adapter.h"
 #include "talpa/device.h"
 #include "talpa/model.h"
+#include "talpa/route.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,24 +26,37 @@ struct talpa_train_options {
     const char *init_lora;       /**< start from the parameters of this adapter folder; NULL: fresh */
     const char *chat_template;   /**< name for "messages" rows; NULL: the model's own */
     uint64_t seed;
-    int batch_size;              /**< examples per micro-batch */
-    int max_seq_length;          /**< tokens per example */
+    int batch_size;              /**< examples, or packed rows, per micro-batch */
+    int max_seq_length;          /**< tokens per example or packed row */
     int accumulation;            /**< micro-batches per optimizer step */
     int max_steps;               /**< optimizer steps; 0: as num_epochs says */
     double num_epochs;
     double learning_rate, weight_decay, max_grad_norm; /**< max_grad_norm 0: no clipping */
     enum talpa_schedule schedule;
     int warmup_steps;
-    int save_steps;              /**< save the adapter every so many steps; 0: at the end only */
+    double warmup_ratio;         /**< warm-up as a part of all steps, rounded up; only if warmup_steps is 0 */
+    int save_steps;              /**< checkpoint every so many steps; 0: at the end (or when stopped) only */
+    int save_total_limit;        /**< keep this many of the newest checkpoints; 0: all */
     int logging_steps;
+    int eval_steps;              /**< measure eval_data every so many steps; 0: before and after only */
+    int early_stopping_patience; /**< stop after so many measurements without a new best; 0: never */
+    double early_stopping_threshold; /**< a measurement is a new best only if it is lower by more than this */
+    bool load_best_at_end;       /**< the adapter of output_dir is the best measured one instead of the last */
+    const char *resume_from;     /**< continue a checkpoint: its folder, a run's folder, or "auto" (the newest of output_dir, if any); NULL: fresh */
+    bool allow_plan_change;      /**< resume although kernels, device or driver differ: the bits then may */
+    bool allow_schedule_change;  /**< resume although the number of steps differs and the schedule depends on it */
+    const char *config_json;     /**< saved as output_dir/train_config.json; NULL: none */
     double aux_coef;             /**< weight of the load-balancing loss */
     bool aux_include_pads;       /**< pad every micro-batch to its longest row and count the pads in the auxiliary loss, as the published code does */
     bool aux_on_probability;     /**< adamole: balance p instead of p - tau */
     bool no_shuffle;
+    bool packing;                /**< a row holds several examples (they do not see each other), up to max_seq_length tokens */
+    bool gradient_checkpointing; /**< keep each layer's input only and compute the layer again in the backward part: same results, less memory */
     bool allow_other_base;       /**< accept an init_lora that was trained on another base */
     enum talpa_expert_dispatch dispatch;
     enum talpa_base_dtype base_dtype;
-    const char *route_log;       /**< JSONL of routing counts per step and module; NULL: none */
+    const char *route_log;       /**< mixtures: JSONL of tokens per expert by step and module; with eval_data also what talpa_route_output says of
+                                      the held-out rows at the end, and output_dir/routing.svg; NULL: none */
 };
 
 /** One row of trainer_log.jsonl. */
@@ -59,6 +73,8 @@ struct talpa_train_row {
     size_t peak_bytes;           /**< device memory, most so far */
     uint64_t digest;             /**< XXH3-64 of the trainable tensors after the update */
     int n_launches;              /**< kernel launches of this step */
+    bool has_eval;               /**< the held-out data were measured after this step */
+    double eval_loss, eval_error; /**< as talpa_eval_result */
 };
 
 /** Held-out loss: natural log per labelled token. */
@@ -68,11 +84,17 @@ struct talpa_eval_result {
 };
 
 struct talpa_train_result {
-    int n_steps;
+    int n_steps;                         /**< optimizer steps done, those before a resume included */
+    int first_step;                      /**< steps done before this run (the checkpoint's); 0: fresh */
+    bool stopped_early;                  /**< by early_stopping_patience */
+    int best_step;                       /**< of the lowest measured loss, 0: none (eval_steps) */
+    double best_loss;
+    bool best_loaded;                    /**< output_dir holds the parameters of best_step */
     bool has_eval;
     struct talpa_eval_result before, after;
     double difference, difference_error; /**< after - before, paired by example */
-    uint64_t digest;
+    uint64_t digest;                     /**< of the parameters in output_dir */
+    uint64_t digest_state;               /**< of the last checkpoint: parameters, moments, step counts, data cursor */
     int64_t n_trainable;
     double throughput;                   /**< median over the steps */
 };
@@ -87,13 +109,17 @@ struct talpa_train_callbacks {
 void talpa_train_default(struct talpa_train_options *options);
 
 /** Fine-tunes. `device` is an index of talpa_device_list. Writes output_dir/{adapter_config.json, adapter_model.safetensors, talpa_adapter.json,
- *  trainer_log.jsonl, train_results.json}. Errors: TALPA_E_ARGUMENT (options), TALPA_E_DATA (rows, init adapter), TALPA_E_NO_INPUT, TALPA_E_DEVICE,
+ *  trainer_log.jsonl, train_results.json, training_loss.svg} and checkpoint-<step>/ (complete or not there at all); with eval_steps best/, the
+ *  adapter with the lowest loss. A resumed run gives the same bits as one that was never stopped. Checkpoints that lie after the point where a
+ *  run starts are moved to previous-<n>/ when its first step is done. Errors: TALPA_E_DATA also for a damaged checkpoint, or one made with
+ *  other options, data or plans (the message names the field and both values); TALPA_E_ARGUMENT (options), TALPA_E_DATA (rows, init adapter), TALPA_E_NO_INPUT, TALPA_E_DEVICE,
  *  TALPA_E_CREATE / TALPA_E_IO (output; TALPA_E_CREATE also if another run holds the folder's lock), TALPA_E_CHECK (a loss that is not finite: the
  *  message names the step; what was saved stays), TALPA_E_INTERRUPTED. */
 enum talpa_status talpa_train(struct talpa_train_result *result, struct talpa_model *model, size_t device, const struct talpa_train_options *options,
                               const struct talpa_train_callbacks *callbacks);
 
-/** Bytes by class that training would ask of the device, without touching one: pure planning for the record `caps`. */
+/** Bytes by class that training would ask of the device, without touching one: pure planning for the record `caps`. With options->data
+ *  the steps are counted too (with packing they depend on the rows' lengths), for which the file is read. */
 struct talpa_memory_plan {
     size_t weight_bytes, packed_bytes; /**< frozen weights as stored; frozen weights in panel layouts */
     size_t adapter_bytes, gradient_bytes, optimizer_bytes, input_bytes;
@@ -102,6 +128,7 @@ struct talpa_memory_plan {
     int64_t n_trainable, n_parameters;
     int n_modules, n_modules_possible; /**< linears adapted, of those that the modules' names match */
     int n_launches_batch, n_launches_update;
+    int n_steps;                       /**< of the run; 0 if the options name no data */
 };
 enum talpa_status talpa_train_plan_memory(struct talpa_memory_plan *out, struct talpa_model *model, const struct talpa_device_caps *caps,
                                           const struct talpa_train_options *options);
@@ -131,6 +158,7 @@ struct talpa_score_options {
     bool score_eos, allow_other_base;
     enum talpa_base_dtype base_dtype;
     enum talpa_expert_dispatch dispatch;
+    struct talpa_route_output routes; /**< where the adapter's mixture sends the rows' tokens */
 };
 void talpa_score_default(struct talpa_score_options *options);
 

@@ -10,7 +10,7 @@ static void test_usage(void **state)
     assert_memory_equal(out, "talpa ", 6);
     expect("", 2, NULL);
     expect("trian", 2, "did you mean 'train'");
-    expect("generate", 2, "not in this version");
+    expect("serve", 2, "not in this version");
     expect("train --lerning-rate 1", 2, "did you mean '--learning-rate'");
     expect("train", 2, "--model");
     expect("train -m random:tiny --output-dir @o", 2, "--data");
@@ -49,9 +49,7 @@ static void test_adapter_flags(void **state)
         {"--lora-rank 4", "--expert-rank"},
         {"--routing-strategy topk --num-experts 2 --router-top-k 3", "--router-top-k"},
         {"--lora-modules q,x", "--lora-modules"},
-        {"--packing", "not in this version"},
-        {"--gradient-checkpointing", "not in this version"},
-        {"--resume-from auto", "not in this version"},
+        {"--packing --aux-include-pads", "--packing"},
         {"--compute-dtype bf16", "not in this version"},
         {"--fake-device amd", "--dry-run"},
     };

@@ -1,9 +1,11 @@
 /* talpa train */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "options.h"
+#include "options_config.h"
 #include "output.h"
 #include "program.h"
 #include "progress.h"
@@ -35,8 +37,9 @@ static void on_note(void *user, const char *line)
 static void print_result(struct output *output, enum output_format format, const struct train *train,
                          const struct talpa_train_result *result)
 {
-    char digest[24];
+    char digest[24], state[24];
     snprintf(digest, sizeof digest, "%016" PRIx64, result->digest);
+    snprintf(state, sizeof state, "%016" PRIx64, result->digest_state);
     const bool eval = result->has_eval;
     if (format == OUTPUT_MD) {
         if (eval)
@@ -44,8 +47,11 @@ static void print_result(struct output *output, enum output_format format, const
                     "held-out loss  before %.6f  after %.6f  difference %+.6f ± %.6f  (%" PRId64 " rows, %" PRId64 " tokens)\n",
                     result->before.loss, result->after.loss, result->difference, result->difference_error, result->after.n_examples,
                     result->after.n_tokens);
-        fprintf(output->file, "steps %d   throughput %.1f tokens/s   trainable %.3f M\ndigest %s\noutput %s\n", result->n_steps,
-                result->throughput, (double)result->n_trainable / 1e6, digest, train->flags.options.output_dir);
+        if (result->best_step)
+            fprintf(output->file, "best held-out loss %.6f after step %d%s%s\n", result->best_loss, result->best_step,
+                    result->best_loaded ? ", loaded" : "", result->stopped_early ? "; stopped early" : "");
+        fprintf(output->file, "steps %d   throughput %.1f tokens/s   trainable %.3f M\ndigest %s   state %s\noutput %s\n", result->n_steps,
+                result->throughput, (double)result->n_trainable / 1e6, digest, state, train->flags.options.output_dir);
         return;
     }
     const struct field fields[] = {
@@ -61,6 +67,11 @@ static void print_result(struct output *output, enum output_format format, const
         field_real("throughput", result->throughput),
         field_int("trainable_parameters", result->n_trainable),
         field_text("digest", digest),
+        field_text("digest_state", state),
+        field_int("first_step", result->first_step),
+        field_bool("stopped_early", result->stopped_early),
+        result->best_step ? field_int("best_step", result->best_step) : field_null("best_step"),
+        result->best_step ? field_real("best_loss", result->best_loss) : field_null("best_loss"),
         field_text("output_dir", train->flags.options.output_dir),
     };
     output_begin(output, format, true);
@@ -103,7 +114,7 @@ static int run(struct train *train, struct talpa_model *model)
     if (status != TALPA_OK) {
         output_discard(&output);
         if (status != TALPA_E_INTERRUPTED) return program_fail(status);
-        program_error("interrupted after step %d; the adapter is saved in %s", train->last_step, train->flags.options.output_dir);
+        program_error("interrupted after step %d; checkpoint and adapter are saved in %s; --resume-from auto goes on", train->last_step, train->flags.options.output_dir);
         return talpa_exit_code(status);
     }
     print_result(&output, (enum output_format)train->format, train, &result);
@@ -113,12 +124,22 @@ static int run(struct train *train, struct talpa_model *model)
 static int check(struct train *train, const struct options *options)
 {
     const struct talpa_train_options *o = &train->flags.options;
-    if (!train->model) return options_fail(options, "--model (-m) is missing: a GGUF file, or random:tiny");
+    if (!train->model) return options_fail(options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
     if (train->fake_device && !train->dry_run) return options_fail(options, "--fake-device can only be planned for: add --dry-run");
     if (train->fake_device && train->device) return options_fail(options, "--device and --fake-device exclude each other");
     if (!train->dry_run && !o->data) return options_fail(options, "--data is missing: a JSONL file of training rows");
     if (!train->dry_run && !o->output_dir) return options_fail(options, "--output-dir is missing: the folder for adapter and log");
     return train_flags_finish(&train->flags, options);
+}
+
+/* All flags as a --config file, for the output folder. */
+static int config_text(char **text, const struct options *options)
+{
+    size_t n_bytes;
+    FILE *file = open_memstream(text, &n_bytes);
+    if (!file) return program_fail_memory();
+    options_config_write(file, options);
+    return fclose(file) == 0 ? -1 : program_fail_memory();
 }
 
 int cmd_train(int argc, char **argv)
@@ -136,7 +157,7 @@ int cmd_train(int argc, char **argv)
          .letter = 'm',
          .target = &train.model,
          .argument = "MODEL",
-         .help = "GGUF file, or random:tiny"},
+         .help = "GGUF file, Hugging Face folder, or random:tiny"},
         {.kind = OPTION_TEXT, .name = "data", .target = &o->data, .argument = "FILE", .help = "training rows, JSONL"},
         {.kind = OPTION_TEXT,
          .name = "eval-data",
@@ -162,12 +183,17 @@ int cmd_train(int argc, char **argv)
          .target = &o->chat_template,
          .argument = "NAME",
          .help = "for \"messages\" rows, instead of the model's own"},
-        {.kind = OPTION_FLAG, .name = "no-shuffle", .target = &o->no_shuffle, .help = "rows in file order"},
         {.kind = OPTION_INT,
          .name = "save-steps",
          .target = &o->save_steps,
          .argument = "N",
-         .help = "save every N steps; 0: at the end only",
+         .help = "a checkpoint every N steps; 0: at the end only",
+         .max = 2147483647},
+        {.kind = OPTION_INT,
+         .name = "save-total-limit",
+         .target = &o->save_total_limit,
+         .argument = "N",
+         .help = "keep the newest N checkpoints; 0: all (best/ is always kept)",
          .max = 2147483647},
         {.kind = OPTION_INT,
          .name = "logging-steps",
@@ -180,12 +206,44 @@ int cmd_train(int argc, char **argv)
          .name = "route-log",
          .target = &o->route_log,
          .argument = "FILE",
-         .help = "routing counts per step and module, JSONL"},
-        {.kind = OPTION_LATER,
+         .help = "tokens per expert by step and module, JSONL; with --eval-data also of the held-out rows, and routing.svg"},
+        {.kind = OPTION_GROUP, .help = "Going on"},
+        {.kind = OPTION_TEXT,
          .name = "resume-from",
+         .target = &o->resume_from,
          .argument = "PATH|auto",
-         .help = "use --init-lora DIR to go on from saved parameters"},
-        {.kind = OPTION_LATER_FLAG, .name = "allow-plan-change", .help = "it belongs to --resume-from"},
+         .help = "continue a checkpoint or a run's newest; auto: that of --output-dir, if there is one"},
+        {.kind = OPTION_FLAG,
+         .name = "allow-plan-change",
+         .target = &o->allow_plan_change,
+         .help = "resume with other kernels, another device or driver: the bits may differ"},
+        {.kind = OPTION_FLAG,
+         .name = "allow-schedule-change",
+         .target = &o->allow_schedule_change,
+         .help = "resume with another number of steps where the schedule depends on it"},
+        {.kind = OPTION_GROUP, .help = "Measuring on the way (needs --eval-data)"},
+        {.kind = OPTION_INT,
+         .name = "eval-steps",
+         .target = &o->eval_steps,
+         .argument = "N",
+         .help = "held-out loss every N steps, best adapter in best/; 0: before and after only",
+         .max = 2147483647},
+        {.kind = OPTION_INT,
+         .name = "early-stopping-patience",
+         .target = &o->early_stopping_patience,
+         .argument = "K",
+         .help = "stop after K measurements without a new best; 0: never",
+         .max = 2147483647},
+        {.kind = OPTION_REAL,
+         .name = "early-stopping-threshold",
+         .target = &o->early_stopping_threshold,
+         .argument = "X",
+         .help = "a new best is lower by more than X",
+         .max = 1e9},
+        {.kind = OPTION_FLAG,
+         .name = "load-best-model-at-end",
+         .target = &o->load_best_at_end,
+         .help = "the adapter in --output-dir is the best measured one, not the last"},
         {.kind = OPTION_GROUP, .help = "Run and result"},
         {.kind = OPTION_TEXT,
          .name = "device",
@@ -215,6 +273,9 @@ int cmd_train(int argc, char **argv)
     train_flags_add(&options, &train.flags);
     int code = options_parse(&options, argc, argv);
     if (code < 0) code = check(&train, &options);
+    char *config = NULL;
+    if (code < 0) code = config_text(&config, &options);
+    o->config_json = config;
     if (code < 0) {
         program_log_level();
         struct talpa_model *model = NULL;
@@ -226,5 +287,6 @@ int cmd_train(int argc, char **argv)
         talpa_model_close(model);
     }
     options_free(&options);
+    free(config);
     return code;
 }

@@ -9,12 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "options_config.h"
+#include "options_doc.h"
 #include "output.h"
 #include "program.h"
 
 int options_verbosity;
 
-static bool more_flag, less_flag, help_flag;
+static bool more_flag, less_flag, help_flag, dump_flag;
+static const char *config_path;
 
 void options_add(struct options *options, const struct option *entries, size_t n)
 {
@@ -113,7 +116,7 @@ static int choice_index(const char *choices, const char *word)
     return -1;
 }
 
-static int choice_text(char *text, size_t size, const char *choices, int index)
+int options_choice_text(char *text, size_t size, const char *choices, int index)
 {
     const char *c = choices;
     for (; index > 0 && *c; --index) {
@@ -157,10 +160,11 @@ static int set_number(const struct options *options, const struct option *option
     return -1;
 }
 
-static int set_value(struct options *options, struct option *option, const char *shown, const char *value, enum option_source source)
+int options_set(struct options *options, struct option *option, const char *shown, const char *value, enum option_source source)
 {
     if (option->once && source == OPTION_COMMAND_LINE && option->source == OPTION_COMMAND_LINE)
         return options_fail(options, "%s is given twice; one only in this version", shown);
+    const bool is_first = option->source != source;
     option->source = source;
     switch (option->kind) {
     case OPTION_FLAG:
@@ -180,6 +184,13 @@ static int set_value(struct options *options, struct option *option, const char 
     case OPTION_TEXT:
         *(const char **)option->target = value;
         return -1;
+    case OPTION_TEXTS: {
+        struct option_texts *texts = option->target;
+        if (is_first) texts->n = 0;
+        if (texts->n == OPTION_TEXTS_MAX) return options_fail(options, "%s is given more than %d times", shown, OPTION_TEXTS_MAX);
+        texts->text[texts->n++] = value;
+        return -1;
+    }
     case OPTION_CHOICE: {
         const int index = choice_index(option->argument, value);
         if (index < 0) return options_fail(options, "%s: found '%s', expected one of %s", shown, value, option->argument);
@@ -206,7 +217,7 @@ static int read_environment(struct options *options)
         for (char *c = name; *c; ++c) *c = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
         const char *value = getenv(name);
         if (!value) continue;
-        const int code = set_value(options, option, name, value, OPTION_ENVIRONMENT);
+        const int code = options_set(options, option, name, value, OPTION_ENVIRONMENT);
         if (code >= 0) return code;
     }
     return -1;
@@ -231,38 +242,11 @@ static void default_text(char *text, size_t size, const struct option *option)
         if (*(const char *const *)option->target) snprintf(text, size, "%s", *(const char *const *)option->target);
         break;
     case OPTION_CHOICE:
-        choice_text(text, size, option->argument, *(const int *)option->target);
+        options_choice_text(text, size, option->argument, *(const int *)option->target);
         break;
     default:
         break;
     }
-}
-
-static void print_help(const struct options *options, char defaults[][64])
-{
-    printf("Usage: talpa %s %s\n%s\n", options->verb, options->usage, options->summary);
-    for (size_t i = 0; i < options->n; ++i) {
-        const struct option *option = &options->list[i];
-        if (option->kind == OPTION_GROUP) {
-            printf("\n%s:\n", option->help);
-            continue;
-        }
-        char left[160], one_dash[32] = "";
-        if (option->letter)
-            snprintf(one_dash, sizeof one_dash, "-%c, ", option->letter);
-        else if (option->alias && option->alias[0] == '-')
-            snprintf(one_dash, sizeof one_dash, "%s, ", option->alias);
-        snprintf(left, sizeof left, "  %s--%s%s%s", one_dash, option->name, option->argument ? " " : "",
-                 option->argument ? option->argument : "");
-        printf("%-38s", left);
-        if (strlen(left) > 36) printf("\n%38s", "");
-        const bool later = option->kind == OPTION_LATER || option->kind == OPTION_LATER_FLAG;
-        printf("%s%s", later ? "not in this version; " : "", option->help);
-        if (option->alias && option->alias[0] != '-') printf(" (also --%s)", option->alias);
-        if (defaults[i][0]) printf(" [%s]", defaults[i]);
-        putchar('\n');
-    }
-    printf("\nEvery flag can also be given in the environment: --some-flag as TALPA_ARG_SOME_FLAG.\n");
 }
 
 /* ---- command line ---- */
@@ -295,7 +279,7 @@ static int read_command_line(struct options *options, int argc, char **argv)
         snprintf(shown, sizeof shown, "--%s", option->name);
         char *text = poptGetOptArg(context);
         if (text) options->owned[options->n_owned++] = text;
-        code = set_value(options, option, shown, text, OPTION_COMMAND_LINE);
+        code = options_set(options, option, shown, text, OPTION_COMMAND_LINE);
     }
     if (code < 0 && value < -1) {
         const char *bad = poptBadOption(context, POPT_BADOPTION_NOALIAS);
@@ -321,23 +305,43 @@ int options_parse(struct options *options, int argc, char **argv)
         {.kind = OPTION_GROUP, .help = "General"},
         {.kind = OPTION_FLAG, .name = "verbose", .letter = 'v', .target = &more_flag, .help = "say more on stderr"},
         {.kind = OPTION_FLAG, .name = "quiet", .letter = 'q', .target = &less_flag, .help = "errors only on stderr"},
+        {.kind = OPTION_TEXT, .name = "config", .target = &config_path, .argument = "FILE",
+         .help = "flags from a JSON file, some_flag for --some-flag; command line and environment win"},
+        {.kind = OPTION_FLAG, .name = "dump-config", .target = &dump_flag, .help = "print all flags as such a file and stop"},
         {.kind = OPTION_FLAG, .name = "help", .letter = 'h', .target = &help_flag, .help = "show this text"},
     };
     options_add(options, common, sizeof common / sizeof *common);
-    char defaults[OPTIONS_MAX][64];
+    options_default defaults[OPTIONS_MAX];
     for (size_t i = 0; i < options->n; ++i) default_text(defaults[i], sizeof defaults[i], &options->list[i]);
+    if (options_document != OPTIONS_PARSE) {
+        if (options_document == OPTIONS_MAN) options_print_man(options, defaults);
+        else options_print_words(options);
+        return output_flush_stdout();
+    }
     int code = read_environment(options);
     if (code < 0) code = read_command_line(options, argc, argv);
+    if (code < 0 && config_path && !help_flag) code = options_config_read(options, config_path);
     options_verbosity = less_flag ? -1 : more_flag ? 1 : 0;
     if (code < 0 && help_flag) {
-        print_help(options, defaults);
+        options_print_help(options, defaults);
+        code = output_flush_stdout();
+    }
+    if (code < 0 && dump_flag) {
+        options_config_write(stdout, options);
         code = output_flush_stdout();
     }
     return code;
 }
 
+bool options_is_setting(const struct option *option)
+{
+    return option->target != &help_flag && option->target != &dump_flag && option->target != &config_path;
+}
+
 void options_free(struct options *options)
 {
+    free(options->config);
+    options->config = NULL;
     for (size_t i = 0; i < options->n_owned; ++i) free(options->owned[i]);
     free(options->owned);
     options->owned = NULL;

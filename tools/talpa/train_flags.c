@@ -42,8 +42,8 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {OPTION_CHOICE, "expert-dispatch", 0, NULL, &f->dispatch, "auto|dense|sparse", "how experts are computed; the result is the same",
          0, 0, false, 0},
         {.kind = OPTION_GROUP, .help = "Batch"},
-        {OPTION_INT, "batch-size", 'b', NULL, &o->batch_size, "N", "examples per micro-batch", 1, 65536, false, 0},
-        {OPTION_INT, "max-seq-length", 'c', "ctx-size", &o->max_seq_length, "N", "tokens per example", 2, 1 << 20, false, 0},
+        {OPTION_INT, "batch-size", 'b', NULL, &o->batch_size, "N", "examples, or packed rows, per micro-batch", 1, 65536, false, 0},
+        {OPTION_INT, "max-seq-length", 'c', "ctx-size", &o->max_seq_length, "N", "tokens per example or packed row", 2, 1 << 20, false, 0},
         {OPTION_INT, "gradient-accumulation-steps", 0, NULL, &o->accumulation, "N", "micro-batches per optimizer step", 1, 1 << 20, false,
          0},
         {OPTION_FLAG, "no-shuffle", 0, NULL, &o->no_shuffle, NULL, "take the examples in file order", 0, 0, false, 0},
@@ -51,16 +51,18 @@ void train_flags_add(struct options *options, struct train_flags *f)
          "frozen weights on the device; native: as in the file", 0, 0, false, 0},
         {OPTION_CHOICE, "compute-dtype", 0, NULL, &f->compute_dtype, "auto|f32|bf16", "of the arithmetic (bf16: not in this version)", 0, 0,
          false, 0},
-        {OPTION_LATER_FLAG, "packing", 0, NULL, NULL, NULL, "leave it out: every example has its own row", 0, 0, false, 0},
-        {OPTION_LATER_FLAG, "gradient-checkpointing", 0, NULL, NULL, NULL,
-         "use a smaller --batch-size with more --gradient-accumulation-steps", 0, 0, false, 0},
+        {OPTION_FLAG, "packing", 0, NULL, &o->packing, NULL,
+         "several examples per row of --max-seq-length; they do not see each other", 0, 0, false, 0},
+        {OPTION_FLAG, "gradient-checkpointing", 0, NULL, &o->gradient_checkpointing, NULL,
+         "compute each layer twice instead of keeping its values: less memory, same result", 0, 0, false, 0},
         {OPTION_LATER, "ubatch-size", 0, "-ub", NULL, "N", "use --batch-size", 0, 0, false, 0},
         {.kind = OPTION_GROUP, .help = "Optimizer (AdamW, betas 0.9 and 0.999, eps 1e-8)"},
         {OPTION_INT, "max-steps", 0, NULL, &o->max_steps, "N", "optimizer steps; 0: as the epochs say", 0, big, false, 0},
         {OPTION_REAL, "num-train-epochs", 0, NULL, &o->num_epochs, "X", "passes over the data", 0, 1e6, false, 0},
         {OPTION_REAL, "learning-rate", 0, "lr", &o->learning_rate, "X", "after the warm-up", 0, 1e3, false, 0},
-        {OPTION_CHOICE, "lr-scheduler", 0, NULL, &f->schedule, "constant|linear|cosine", "learning rate after the warm-up", 0, 0, false, 0},
+        {OPTION_CHOICE, "lr-scheduler", 0, NULL, &f->schedule, "constant|linear|cosine|constant_with_warmup", "learning rate after the warm-up", 0, 0, false, 0},
         {OPTION_INT, "warmup-steps", 0, NULL, &o->warmup_steps, "N", "steps of linear rise", 0, big, false, 0},
+        {OPTION_REAL, "warmup-ratio", 0, NULL, &o->warmup_ratio, "X", "the same as a part of all steps; if --warmup-steps is 0", 0, 1, false, 0},
         {OPTION_REAL, "weight-decay", 0, NULL, &o->weight_decay, "X", "decoupled", 0, 1e3, false, 0},
         {OPTION_REAL, "max-grad-norm", 0, NULL, &o->max_grad_norm, "X", "clip the gradient's norm; 0: no clipping", 0, 1e9, false, 0},
         {OPTION_SEED, "seed", 's', NULL, &o->seed, "N", "same seed, device and flags: same digests", 0, 0, false, 0},
@@ -111,7 +113,8 @@ int train_flags_finish(struct train_flags *f, const struct options *options)
     if (f->compute_dtype == 2) return options_fail(options, "--compute-dtype bf16 is not in this version; known: auto, f32");
     if (o->max_steps == 0 && o->num_epochs <= 0)
         return options_fail(options, "--max-steps and --num-train-epochs are both 0; one has to be above");
-    o->schedule = (enum talpa_schedule)f->schedule;
+    /* Every schedule here has a warm-up; the longer name of "constant" is transformers'. */
+    o->schedule = f->schedule == 3 ? TALPA_SCHEDULE_CONSTANT : (enum talpa_schedule)f->schedule;
     o->base_dtype = (enum talpa_base_dtype)f->base_dtype;
     o->dispatch = (enum talpa_expert_dispatch)f->dispatch;
     o->aux_on_probability = f->aux_on == 1;
@@ -187,6 +190,7 @@ void train_memory_print(struct output *output, enum output_format format, struct
             field_int("n_modules_possible", plan->n_modules_possible),
             field_int("n_launches_batch", plan->n_launches_batch),
             field_int("n_launches_update", plan->n_launches_update),
+            field_int("n_steps", plan->n_steps),
         };
         output_begin(output, format, true);
         output_record(output, format, fields, sizeof fields / sizeof *fields);
@@ -208,5 +212,6 @@ void train_memory_print(struct output *output, enum output_format format, struct
             trainable, parameters, all > 0 ? 100.0 * (double)plan->n_trainable / all : 0.0, plan->n_modules, plan->n_modules_possible,
             (double)plan->largest_bytes / mib, (double)plan->max_alloc_bytes / gib);
     fprintf(output->file, "launches %d per micro-batch, %d per update\n", plan->n_launches_batch, plan->n_launches_update);
+    if (plan->n_steps) fprintf(output->file, "steps %d\n", plan->n_steps);
     if (plan->total_bytes > caps->global_mem_bytes) fprintf(output->file, "does not fit: use a smaller --batch-size or --max-seq-length\n");
 }

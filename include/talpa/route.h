@@ -1,0 +1,67 @@
+/* Where a mixture sends its tokens: a log, a picture and a summary of the experts that rows, tasks and levels of difficulty use. */
+#ifndef TALPA_ROUTE_H
+#define TALPA_ROUTE_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "talpa/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** A mean and its standard error over rows; the error is NaN for fewer than two rows, the mean where there is nothing to take it of. */
+struct talpa_route_mean {
+    double mean, error;
+};
+
+enum talpa_route_by { TALPA_ROUTE_BY_ALL, TALPA_ROUTE_BY_TASK, TALPA_ROUTE_BY_DIFFICULTY };
+/** Tokens of a row: all that the model reads, those before the first label, the rest. */
+enum talpa_route_part { TALPA_ROUTE_WHOLE, TALPA_ROUTE_PROMPT, TALPA_ROUTE_COMPLETION, TALPA_ROUTE_N_PARTS };
+
+/** Rows together: all, those of a task, those of a level of difficulty. Means are per token and module. */
+struct talpa_route_group {
+    enum talpa_route_by by;
+    const char *task;                                    /**< for BY_TASK, else NULL */
+    double difficulty;                                   /**< for BY_DIFFICULTY, else NaN */
+    int64_t n_rows, n_tokens;
+    struct talpa_route_mean active[TALPA_ROUTE_N_PARTS]; /**< active experts */
+    struct talpa_route_mean threshold;                   /**< mean NaN for top-k */
+    struct talpa_route_mean nll;                         /**< negative log-likelihood per labelled token */
+};
+
+/** How the active experts of rows go with something else known of them. What cannot be told (no spread) is NaN. */
+struct talpa_route_relation {
+    const char *x;             /**< "nll" (per labelled token) or "difficulty" */
+    enum talpa_route_part part;
+    int64_t n_rows;
+    double pearson, spearman;  /**< over all rows */
+    double pearson_within;     /**< after the mean of each task is taken away from both */
+    double slope, slope_error; /**< experts per unit of x with an intercept for each task; error robust to unequal spread (HC1) */
+};
+
+enum { TALPA_ROUTE_N_RELATIONS = 6 };
+
+struct talpa_route_summary {
+    int n_modules, n_experts;
+    const struct talpa_route_group *groups; /**< all, then tasks in order of appearance, then levels in ascending order */
+    size_t n_groups;
+    struct talpa_route_relation relations[TALPA_ROUTE_N_RELATIONS]; /**< nll, then difficulty (n_rows 0: no row says it); by parts */
+};
+
+/** What is wanted; all NULL: nothing, and routing is not looked at. With any, plain LoRA or no adapter is TALPA_E_ARGUMENT. */
+struct talpa_route_output {
+    const char *log; /**< JSONL, records of kind "module" (per task, layer, module), "row" and "summary" */
+    const char *map; /**< heat map, SVG: share of tokens by layer, module and expert */
+    void (*summary)(void *user, const struct talpa_route_summary *summary); /**< called once at the end; borrowed for the call */
+    void *user;
+};
+
+/** Prints a summary as a small table. TALPA_E_IO if it cannot be written. */
+enum talpa_status talpa_route_summary_print(FILE *file, const struct talpa_route_summary *summary);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
