@@ -4,6 +4,8 @@
 
 #include "talpa/adapter.h"
 #include "talpa/device.h"
+#include "talpa/eval.h"
+#include "talpa/graph.h"
 #include "talpa/infer.h"
 #include "talpa/log.h"
 #include "talpa/model.h"
@@ -11,5 +13,6 @@
 #include "talpa/status.h"
 #include "talpa/train.h"
 #include "talpa/types.h"
+#include "talpa/verify.h"
 
 #endif
