@@ -211,8 +211,8 @@ static enum talpa_status build(struct tp_plan *plan, struct choice *choices, siz
     return tp_plan_place(plan, scratch_bytes);
 }
 
-enum talpa_status tp_plan_create(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
-                                 const struct tp_plan_options *options)
+static enum talpa_status create(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
+                                const struct tp_plan_options *options)
 {
     static const char *const tiers[] = {"", "generic", "cpu", "clblast"};
     bool known = false;
@@ -246,6 +246,27 @@ done:
     if (status == TALPA_OK) *out = plan;
     else tp_plan_free(plan);
     return status;
+}
+
+/* Panels in f32 take several times the bytes of a quantised file, once per orientation. Something is left to the rest of the machine. */
+static bool panels_do_not_fit(const struct tp_plan *plan)
+{
+    return plan->memory.packed_bytes > 0 && plan->memory.total_bytes > plan->caps.global_mem_bytes / 5 * 4;
+}
+
+enum talpa_status tp_plan_create(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
+                                 const struct tp_plan_options *options)
+{
+    struct tp_plan *plan;
+    TP_TRY(create(&plan, graph, caps, options));
+    if (options->base_dtype == TP_BASE_AUTO && panels_do_not_fit(plan)) {
+        struct tp_plan_options native = *options;
+        native.base_dtype = TP_BASE_NATIVE;
+        tp_plan_free(plan);
+        TP_TRY(create(&plan, graph, caps, &native));
+    }
+    *out = plan;
+    return TALPA_OK;
 }
 
 void tp_plan_free(struct tp_plan *plan)

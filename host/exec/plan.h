@@ -55,7 +55,8 @@ struct tp_plan {
 
 /** Makes a plan. The graph must have passed tp_graph_verify. The caller owns `*out`.
  *  TALPA_E_DEVICE if a single value is larger than the device allows (message: value, bytes, limit, what to reduce), TALPA_E_ARGUMENT for
- *  an unknown forced tier. */
+ *  an unknown forced tier. With TP_BASE_AUTO weights become panels where a tier has them, unless the total then exceeds 4/5 of the device's
+ *  memory: they stay as in the file, and plan->options.base_dtype is TP_BASE_NATIVE. */
 enum talpa_status tp_plan_create(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
                                  const struct tp_plan_options *options);
 void tp_plan_free(struct tp_plan *plan);

@@ -29,6 +29,8 @@ enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa
 {
     static const enum tp_base_dtype base[] = {[TALPA_BASE_AUTO] = TP_BASE_AUTO, [TALPA_BASE_NATIVE] = TP_BASE_NATIVE, [TALPA_BASE_BF16] = TP_BASE_BF16,
                                               [TALPA_BASE_F32] = TP_BASE_F32};
+    if ((size_t)base_dtype >= sizeof base / sizeof *base)
+        return tp_fail(TALPA_E_ARGUMENT, "--base-dtype is number %d, expected one of enum talpa_base_dtype", (int)base_dtype);
     tp_plan_options_default(out);
     out->base_dtype = base[base_dtype];
     return TALPA_OK;

@@ -202,7 +202,12 @@ static const char *refusal(cl_device_id id, const struct talpa_device_caps *caps
     return NULL;
 }
 
-static enum talpa_status add_platform(struct found_list *list, cl_platform_id platform, uint64_t alloc_limit_bytes)
+/* From the environment, 0: none. */
+struct limits {
+    uint64_t memory_bytes, alloc_bytes;
+};
+
+static enum talpa_status add_platform(struct found_list *list, cl_platform_id platform, const struct limits *limits)
 {
     char name[256] = "?";
     clGetPlatformInfo(platform, CL_PLATFORM_NAME, sizeof name - 1, name, NULL);
@@ -231,7 +236,9 @@ static enum talpa_status add_platform(struct found_list *list, cl_platform_id pl
                    reason);
             continue;
         }
-        if (alloc_limit_bytes && alloc_limit_bytes < found->caps.max_alloc_bytes) found->caps.max_alloc_bytes = alloc_limit_bytes;
+        if (limits->memory_bytes && limits->memory_bytes < found->caps.global_mem_bytes) found->caps.global_mem_bytes = limits->memory_bytes;
+        if (limits->alloc_bytes && limits->alloc_bytes < found->caps.max_alloc_bytes) found->caps.max_alloc_bytes = limits->alloc_bytes;
+        if (found->caps.max_alloc_bytes > found->caps.global_mem_bytes) found->caps.max_alloc_bytes = found->caps.global_mem_bytes;
         found->platform = platform;
         found->id = ids[i];
         ++list->n;
@@ -239,14 +246,14 @@ static enum talpa_status add_platform(struct found_list *list, cl_platform_id pl
     return TALPA_OK;
 }
 
-static enum talpa_status read_alloc_limit(uint64_t *limit_bytes)
+static enum talpa_status read_limit(uint64_t *limit_bytes, const char *variable)
 {
-    const char *text = getenv("TALPA_MAX_ALLOC_BYTES");
+    const char *text = getenv(variable);
     *limit_bytes = 0;
     if (!text || !*text) return TALPA_OK;
     errno = 0;
     const unsigned long long value = strspn(text, "0123456789") == strlen(text) ? strtoull(text, NULL, 10) : 0;
-    if (value == 0 || errno) return tp_fail(TALPA_E_ARGUMENT, "TALPA_MAX_ALLOC_BYTES=%s: expected a number of bytes from 1", text);
+    if (value == 0 || errno) return tp_fail(TALPA_E_ARGUMENT, "%s=%s: expected a number of bytes from 1", variable, text);
     *limit_bytes = value;
     return TALPA_OK;
 }
@@ -255,15 +262,16 @@ static enum talpa_status read_alloc_limit(uint64_t *limit_bytes)
 static enum talpa_status find_devices(struct found_list *list)
 {
     *list = (struct found_list){0};
-    uint64_t alloc_limit_bytes;
-    TP_TRY(read_alloc_limit(&alloc_limit_bytes));
+    struct limits limits;
+    TP_TRY(read_limit(&limits.alloc_bytes, "TALPA_MAX_ALLOC_BYTES"));
+    TP_TRY(read_limit(&limits.memory_bytes, "TALPA_MAX_MEMORY_BYTES"));
     cl_platform_id platforms[MAX_PLATFORMS];
     cl_uint n = 0;
     const cl_int code = clGetPlatformIDs(MAX_PLATFORMS, platforms, &n);
     if (code != CL_SUCCESS) n = 0;
     if (n > MAX_PLATFORMS) n = MAX_PLATFORMS;
     for (cl_uint i = 0; i < n; ++i) {
-        const enum talpa_status status = add_platform(list, platforms[i], alloc_limit_bytes);
+        const enum talpa_status status = add_platform(list, platforms[i], &limits);
         if (status != TALPA_OK) {
             free(list->item);
             return status;

@@ -19,7 +19,7 @@ struct talpa_device_caps {
     char platform[128], name[128], vendor_name[128], driver_version[128], device_version[64], c_version[64];
     enum talpa_device_type type;
     enum talpa_vendor vendor;
-    uint64_t global_mem_bytes;       /**< CL_DEVICE_GLOBAL_MEM_SIZE */
+    uint64_t global_mem_bytes;       /**< CL_DEVICE_GLOBAL_MEM_SIZE, or TALPA_MAX_MEMORY_BYTES if that is set and smaller */
     uint64_t max_alloc_bytes;        /**< CL_DEVICE_MAX_MEM_ALLOC_SIZE, or TALPA_MAX_ALLOC_BYTES if that is set and smaller */
     uint64_t local_mem_bytes;        /**< CL_DEVICE_LOCAL_MEM_SIZE */
     uint32_t compute_units;          /**< CL_DEVICE_MAX_COMPUTE_UNITS */

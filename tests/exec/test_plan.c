@@ -303,12 +303,34 @@ static void test_too_large(void **unused)
     tp_graph_free(graph);
 }
 
+/* Panels where there is room for them; else, and only if nothing was asked for, the file's rows. */
+static void test_base_dtype_by_memory(void **unused)
+{
+    (void)unused;
+    struct talpa_graph *graph = product_graph(4, 512, 256);
+    struct talpa_device_caps caps = fake("cpu");
+    const size_t weight_bytes = 512 * 256 * sizeof(float);
+    for (int asked = TP_BASE_AUTO; asked <= TP_BASE_F32; asked++)
+        for (int is_small = 0; is_small < 2; is_small++) {
+            const struct tp_plan_options options = {.base_dtype = (enum tp_base_dtype)asked};
+            const bool native = asked == TP_BASE_NATIVE || (asked == TP_BASE_AUTO && is_small);
+            struct tp_plan *plan;
+            caps.global_mem_bytes = is_small ? weight_bytes : 2 * weight_bytes; /* the plan has the weight and little else */
+            assert_ok(tp_plan_create(&plan, graph, &caps, &options));
+            assert_int_equal(plan->options.base_dtype, native ? TP_BASE_NATIVE : asked);
+            assert_int_equal(plan->memory.weight_bytes, native ? weight_bytes : 0);
+            assert_int_equal(plan->memory.packed_bytes, native ? 0 : asked == TP_BASE_BF16 ? weight_bytes / 2 : weight_bytes);
+            tp_plan_free(plan);
+        }
+    tp_graph_free(graph);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lifetimes),    cmocka_unit_test(test_segments),  cmocka_unit_test(test_in_place),
         cmocka_unit_test(test_concat),       cmocka_unit_test(test_tiers),     cmocka_unit_test(test_devices),
-        cmocka_unit_test(test_split_weight), cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_split_weight), cmocka_unit_test(test_too_large), cmocka_unit_test(test_base_dtype_by_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -72,6 +72,24 @@ static void allocation_limit_from_environment(void **state)
     assert_int_equal(unsetenv("TALPA_MAX_ALLOC_BYTES"), 0);
 }
 
+static void memory_limit_from_environment(void **state)
+{
+    (void)state;
+    struct talpa_device_caps *caps;
+    size_t n;
+    assert_int_equal(setenv("TALPA_MAX_MEMORY_BYTES", "67108864", 1), 0);
+    assert_ok(talpa_device_list(&caps, &n));
+    for (size_t i = 0; i < n; ++i) {
+        assert_int_equal(caps[i].global_mem_bytes, 67108864);
+        assert_true(caps[i].max_alloc_bytes <= 67108864);
+    }
+    free(caps);
+    assert_int_equal(setenv("TALPA_MAX_MEMORY_BYTES", "12G", 1), 0);
+    assert_int_equal(talpa_device_list(&caps, &n), TALPA_E_ARGUMENT);
+    assert_contains(talpa_error_message(), "TALPA_MAX_MEMORY_BYTES=12G");
+    assert_int_equal(unsetenv("TALPA_MAX_MEMORY_BYTES"), 0);
+}
+
 static void open_and_close(void **state)
 {
     (void)state;
@@ -143,7 +161,8 @@ int main(void)
     test_need_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(records_are_complete), cmocka_unit_test(cpu_features_match_the_kernel),
-        cmocka_unit_test(allocation_limit_from_environment), cmocka_unit_test(open_and_close),
+        cmocka_unit_test(allocation_limit_from_environment), cmocka_unit_test(memory_limit_from_environment),
+        cmocka_unit_test(open_and_close),
         cmocka_unit_test(malformed_fault_is_refused), cmocka_unit_test(record_as_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
