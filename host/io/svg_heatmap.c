@@ -7,7 +7,7 @@
 #include "base/status.h"
 #include "svg.h"
 
-enum { LEFT = 118, RIGHT = 24, TOP = 110, BOTTOM = 18, GAP_X = 46, GAP_Y = 50, LANE = 46, LANE_GAP = 12, SCALE = 180 };
+enum { LEFT = 60, RIGHT = 24, TOP = 134, BOTTOM = 18, GAP_X = 46, GAP_Y = 62, LANE = 56, LANE_GAP = 12, SCALE = 180 };
 
 unsigned tp_svg_heatmap_colour(double x)
 {
@@ -136,10 +136,10 @@ enum talpa_status tp_svg_heatmap_render(char **text, size_t *n_bytes, const stru
     if (m->subtitle) tp_svg_text(svg, l.width - RIGHT, 24, TP_SVG_END, 0, "muted", m->subtitle);
     draw_legend(svg, m);
     for (int across = 0; across < m->n_across; across++)
-        tp_svg_text(svg, LEFT + across * (l.panel_width + GAP_X), TOP - 8, TP_SVG_START, 0, "ink", m->across_titles[across]);
+        tp_svg_text(svg, LEFT + across * (l.panel_width + GAP_X), TOP - 28, TP_SVG_START, 0, "muted", m->across_titles[across]);
     for (int down = 0; down < m->n_down; down++) {
         const double y = TOP + down * (l.map_height + GAP_Y);
-        tp_svg_text(svg, 16, y + 12, TP_SVG_START, 0, "ink", m->down_titles[down]);
+        tp_svg_text(svg, LEFT, y - 8, TP_SVG_START, 0, "ink title", m->down_titles[down]);
         for (int across = 0; across < m->n_across; across++) {
             const struct tp_svg_heatmap_panel *panel = &m->panels[down * m->n_across + across];
             if (panel->cells) draw_panel(svg, m, &l, panel, LEFT + across * (l.panel_width + GAP_X), y, across == 0);
