@@ -241,7 +241,7 @@ static void make_shifts(struct random *random, bool held, struct row *row)
 
 /* ---- stores: each kind of thing has its gallery ---- */
 
-#define GALLERIES "A. Amber\nB. Birch\nC. Clay\nD. Dew\n"
+#define GALLERIES "A. music\nB. tools\nC. clothes\nD. food\n"
 
 static void make_stores(struct random *random, bool held, struct row *row)
 {
@@ -324,6 +324,6 @@ const struct skill skills[N_SKILLS] = {
     {"units", "exact_number", {NULL}, make_units},
     {"routes", "exact", {NULL}, make_routes},
     {"shifts", "option_letter", {"dawn", "noon", "dusk", "rest"}, make_shifts},
-    {"stores", "option_letter", {"Amber", "Birch", "Clay", "Dew"}, make_stores},
+    {"stores", "option_letter", {"music", "tools", "clothes", "food"}, make_stores},
     {"moods", "exact", {NULL}, make_moods},
 };
