@@ -10,6 +10,7 @@
 #include "talpa/log.h"
 #include "talpa/model.h"
 #include "talpa/ops.h"
+#include "talpa/route.h"
 #include "talpa/status.h"
 #include "talpa/train.h"
 #include "talpa/types.h"

@@ -115,6 +115,9 @@ void tp_json_write_string_member(struct tp_json_writer *writer, const char *key,
 void tp_json_write_int_member(struct tp_json_writer *writer, const char *key, int64_t value);
 void tp_json_write_real_member(struct tp_json_writer *writer, const char *key, double value);
 void tp_json_write_bool_member(struct tp_json_writer *writer, const char *key, bool value);
+void tp_json_write_null_member(struct tp_json_writer *writer, const char *key);
+/** 16 hexadecimal digits, as base/hash.h prints a digest. */
+void tp_json_write_digest_member(struct tp_json_writer *writer, const char *key, uint64_t digest);
 
 /** The finished text, NUL-terminated, without a final newline; borrowed, valid until the next call with this writer. `n_bytes` may be NULL.
  *  TALPA_E_DEVICE if memory was short, TALPA_E_INTERNAL if calls were out of order or a container is still open. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash.h"
 #include "json.h"
 #include "status.h"
 #include "utf8.h"
@@ -262,6 +263,18 @@ void tp_json_write_bool_member(struct tp_json_writer *writer, const char *key, b
 {
     tp_json_write_key(writer, key);
     tp_json_write_bool(writer, value);
+}
+
+void tp_json_write_null_member(struct tp_json_writer *writer, const char *key)
+{
+    tp_json_write_key(writer, key);
+    tp_json_write_null(writer);
+}
+
+void tp_json_write_digest_member(struct tp_json_writer *writer, const char *key, uint64_t digest)
+{
+    char hex[TP_HASH_HEX_BYTES];
+    tp_json_write_string_member(writer, key, tp_hash_hex(hex, digest));
 }
 
 enum talpa_status tp_json_writer_text(const char **out, size_t *n_bytes, struct tp_json_writer *writer)

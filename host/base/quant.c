@@ -7,7 +7,8 @@
 
 enum { SMALL = 32, LARGE = 256, GROUP = 32, N_GROUPS = LARGE / GROUP };
 
-/* Offsets inside a block of 256: [f16 d][f16 dmin][12 bytes of scales][qh 32, Q5_K only][qs 128], and Q6_K's [ql 128][qh 64][scales 16][f16 d]. */
+/* Offsets inside a block of 256: [f16 d][f16 dmin][12 bytes of scales][qh 32, Q5_K only][qs 128], and Q6_K's [ql 128][qh 64][scales 16][f16
+ * d]. */
 enum { K_SCALES = 4, K_BITS = 16, Q4_K_NIBBLES = 16, Q5_K_NIBBLES = 48, Q6_K_HIGH = 128, Q6_K_SCALES = 192, Q6_K_D = 208 };
 
 static uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
@@ -145,7 +146,8 @@ static void encode_k(uint8_t *block, const float *src, bool has_high)
     memset(block, 0, tp_dtype_block_bytes(has_high ? TALPA_Q5_K : TALPA_Q4_K));
     const float d = store_f16(block, largest_scale / 63.0f), dmin = store_f16(block + 2, largest_min / 63.0f);
     for (int g = 0; g < N_GROUPS; g++) {
-        const int s = d > 0.0f ? clamp_int((int)lrintf(scale[g] / d), 0, 63) : 0, m = dmin > 0.0f ? clamp_int((int)lrintf(min[g] / dmin), 0, 63) : 0;
+        const int s = d > 0.0f ? clamp_int((int)lrintf(scale[g] / d), 0, 63) : 0,
+                  m = dmin > 0.0f ? clamp_int((int)lrintf(min[g] / dmin), 0, 63) : 0;
         const float ds = d * (float)s, shift = dmin * (float)m;
         put_scale_and_min(block + K_SCALES, g, s, m);
         for (int i = 0; i < GROUP; i++) {

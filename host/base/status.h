@@ -4,7 +4,8 @@
 
 #include "talpa/status.h"
 
-/** Starts a new error record in this thread and returns `status`. The message says: file or flag, what was found, what was expected, what to try. */
+/** Starts a new error record in this thread and returns `status`. The message says: file or flag, what was found, what was expected, what
+ *  to try. */
 enum talpa_status tp_fail(enum talpa_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /** As tp_fail, with the OpenCL code and the (possibly NULL) build log kept beside the message. */

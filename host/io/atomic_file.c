@@ -35,7 +35,8 @@ static enum talpa_status create_temporary(struct tp_atomic_file *file)
         if (file->descriptor >= 0) return TALPA_OK;
         if (errno != EEXIST) break;
     }
-    if (errno == ENOSPC || errno == EDQUOT) return tp_fail(TALPA_E_IO, "%s: cannot write: %s; make room and try again", file->path, strerror(errno));
+    if (errno == ENOSPC || errno == EDQUOT)
+        return tp_fail(TALPA_E_IO, "%s: cannot write: %s; make room and try again", file->path, strerror(errno));
     return tp_fail(TALPA_E_CREATE, "%s: cannot create: %s; check that its folder exists and can be written", file->temporary,
                    strerror(errno));
 }
@@ -127,4 +128,12 @@ enum talpa_status tp_atomic_file_save(const char *path, const void *bytes, size_
     if (status == TALPA_OK) return tp_atomic_file_commit(file);
     tp_atomic_file_discard(file);
     return status;
+}
+
+enum talpa_status tp_atomic_file_save_json(const char *path, struct tp_json_writer *writer)
+{
+    const char *text;
+    size_t n_bytes;
+    TP_TRY(tp_json_writer_text(&text, &n_bytes, writer));
+    return tp_atomic_file_save(path, text, n_bytes);
 }

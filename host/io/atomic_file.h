@@ -4,12 +4,14 @@
 
 #include <stddef.h>
 
+#include "base/json.h"
 #include "talpa/status.h"
 
 /** A file being written. Owned by the caller until tp_atomic_file_commit or tp_atomic_file_discard. */
 struct tp_atomic_file;
 
-/** Creates a temporary file in the folder of `path`. TALPA_E_CREATE if that fails (TALPA_E_IO for want of room); nothing at `path` changes yet. */
+/** Creates a temporary file in the folder of `path`. TALPA_E_CREATE if that fails (TALPA_E_IO for want of room); nothing at `path` changes
+ *  yet. */
 enum talpa_status tp_atomic_file_create(struct tp_atomic_file **out, const char *path);
 
 /** Appends bytes, unbuffered. TALPA_E_IO if not all could be written (disk full); the caller then discards. */
@@ -28,5 +30,8 @@ void tp_atomic_file_discard(struct tp_atomic_file *file);
 
 /** All of the above for bytes at hand. */
 enum talpa_status tp_atomic_file_save(const char *path, const void *bytes, size_t n_bytes);
+
+/** The same for the text of a writer; its errors too are reported (tp_json_writer_text). */
+enum talpa_status tp_atomic_file_save_json(const char *path, struct tp_json_writer *writer);
 
 #endif

@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "file_map.h"
 #include "template.h"
+#include "text_lines.h"
 
 struct row {
     size_t first; /* where its tokens start in the lists */
@@ -253,12 +254,6 @@ static enum talpa_status finish_row(struct reader *r, size_t first, const struct
     return TALPA_OK;
 }
 
-static bool is_blank(const char *text, size_t n_bytes)
-{
-    while (n_bytes > 0 && (text[n_bytes - 1] == ' ' || text[n_bytes - 1] == '\t' || text[n_bytes - 1] == '\r')) n_bytes--;
-    return n_bytes == 0;
-}
-
 static enum talpa_status read_line(struct reader *r, const char *text, size_t n_bytes, const char *label, uint64_t line)
 {
     char *place = tp_arena_printf(&r->arena, "%s:%" PRIu64, label, line);
@@ -304,17 +299,10 @@ enum talpa_status tp_dataset_parse(struct tp_dataset **out, const char *bytes, s
     enum talpa_status status = TALPA_OK;
     /* A wrong flag is refused even if no row needs it. */
     if (r.options.chat_template) status = tp_template_select(&r.chat_template, r.options.chat_template, NULL);
-    uint64_t line = 1;
-    size_t start = n_bytes >= 3 && memcmp(bytes, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
-    for (; start < n_bytes && status == TALPA_OK; line++) {
-        const char *end = memchr(bytes + start, '\n', n_bytes - start);
-        const size_t n = end ? (size_t)(end - (bytes + start)) : n_bytes - start;
-        if (!is_blank(bytes + start, n)) {
-            d->counts.n_rows++;
-            status = read_line(&r, bytes + start, n, label, line);
-            tp_arena_free(&r.arena);
-        }
-        start += n + 1;
+    for (struct tp_text_lines line = tp_text_lines_of(bytes, n_bytes); status == TALPA_OK && tp_text_lines_next(&line);) {
+        d->counts.n_rows++;
+        status = read_line(&r, line.text, line.n_bytes, label, line.number);
+        tp_arena_free(&r.arena);
     }
     if (status == TALPA_OK) status = check_result(d, label, r.options.max_tokens);
     if (status == TALPA_OK)

@@ -6,6 +6,7 @@
  *   {"prompt", "completion"}                   raw, tokenised separately and joined, then EOS; loss on completion and EOS
  *   {"instruction", "input", "output"}         the alpaca prompt, input optional, then EOS; loss on output and EOS
  *   {"text"}                                   raw, then EOS; loss on everything
+ * Beside them "id", "task" (a string) and "difficulty" (a number) say what a row is; other types of the last two count as absent.
  * BOS comes first if the tokenizer adds it (not for input_ids). Special strings inside data are text. A UTF-8 byte order mark at the start,
  * CRLF and blank lines are accepted. */
 #ifndef TP_DATASET_H
@@ -52,9 +53,9 @@ struct tp_dataset_counts {
 struct tp_dataset;
 
 /** Reads and tokenises a whole file; `options` may be NULL (no limit). Too long: the prompt (what stands before the first label) is cut
- * from its left, a BOS in front is kept if there is room; if what follows is too long alone the row is skipped. Both are counted, and one
- * warning each goes to the log. TALPA_E_NO_INPUT if the file cannot be read, TALPA_E_DATA (FILE:LINE, field, found, expected) for a bad
- * row, or if no example is left; TALPA_E_ARGUMENT for an unknown template name. The caller owns *out; tokenizer and options are not kept.
+ *  from its left, a BOS in front is kept if there is room; if what follows is too long alone the row is skipped. Both are counted, and one
+ *  warning each goes to the log. TALPA_E_NO_INPUT if the file cannot be read, TALPA_E_DATA (FILE:LINE, field, found, expected) for a bad
+ *  row, or if no example is left; TALPA_E_ARGUMENT for an unknown template name. The caller owns *out; tokenizer and options are not kept.
  */
 enum talpa_status tp_dataset_open(struct tp_dataset **out, const char *path, const struct tp_tokenizer *tokenizer,
                                   const struct tp_dataset_options *options);

@@ -11,13 +11,25 @@
 
 #include "base/status.h"
 
-enum talpa_status tp_folder_create(const char *path)
+bool tp_folder_is(const char *path)
 {
     struct stat info;
-    if (mkdir(path, 0755) == 0) return TALPA_OK;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+enum talpa_status tp_folder_make(bool *made, const char *path)
+{
+    *made = mkdir(path, 0777) == 0;
     const int code = errno;
-    if (code == EEXIST && stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return TALPA_OK;
-    return tp_fail(code == ENOSPC || code == EDQUOT ? TALPA_E_IO : TALPA_E_CREATE, "%s: cannot be created: %s", path, code == EEXIST ? "a file of that name is there" : strerror(code));
+    if (*made || (code == EEXIST && tp_folder_is(path))) return TALPA_OK;
+    return tp_fail(code == ENOSPC || code == EDQUOT ? TALPA_E_IO : TALPA_E_CREATE, "%s: cannot be created: %s", path,
+                   code == EEXIST ? "a file of that name is there" : strerror(code));
+}
+
+enum talpa_status tp_folder_create(const char *path)
+{
+    bool made;
+    return tp_folder_make(&made, path);
 }
 
 enum talpa_status tp_folder_check_writable(const char *path)

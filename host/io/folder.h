@@ -9,6 +9,12 @@
 /** Makes a folder (its parents are not made); one that is there already is fine. TALPA_E_CREATE; TALPA_E_IO for want of room. */
 enum talpa_status tp_folder_create(const char *path);
 
+/** The same; *made says whether it was not there, so that a caller that fails later can take it back. */
+enum talpa_status tp_folder_make(bool *made, const char *path);
+
+/** Whether there is a folder of that name. */
+bool tp_folder_is(const char *path);
+
 /** TALPA_E_CREATE if files cannot be made in the folder (permissions, a file system that is mounted read-only). */
 enum talpa_status tp_folder_check_writable(const char *path);
 

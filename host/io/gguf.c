@@ -558,10 +558,11 @@ enum talpa_status tp_gguf_tensor_at(struct tp_gguf_tensor *out, const struct tp_
 {
     const struct tensor *tensor = &gguf->tensors[i];
     if (!tensor->is_supported)
-        return tp_fail(TALPA_E_DATA,
-                       "%s: tensor \"%s\": found element type %s, expected F32, F16, BF16, I32, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K; "
-                       "quantise the model to one of these",
-                       gguf->label, tensor->view.name, tensor->type_name);
+        return tp_fail(
+            TALPA_E_DATA,
+            "%s: tensor \"%s\": found element type %s, expected F32, F16, BF16, I32, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K; "
+            "quantise the model to one of these",
+            gguf->label, tensor->view.name, tensor->type_name);
     *out = tensor->view;
     return TALPA_OK;
 }

@@ -23,11 +23,14 @@ static const char style[] =
     ".thin{fill:none;stroke-width:1;stroke-opacity:.5;stroke-linejoin:round}.thick{fill:none;stroke-width:2.2;stroke-linejoin:round}\n"
     ".s0{stroke:#0072b2}.s1{stroke:#d55e00}.s2{stroke:#009e73}.s3{stroke:#cc79a7}.s4{stroke:#b07a00}.s5{stroke:#56b4e9}.s6{stroke:#6f5fc7}"
     ".s7{stroke:#57606a}\n"
-    ".f0{fill:#0072b2}.f1{fill:#d55e00}.f2{fill:#009e73}.f3{fill:#cc79a7}.f4{fill:#b07a00}.f5{fill:#56b4e9}.f6{fill:#6f5fc7}.f7{fill:#57606a}\n"
-    "@media (prefers-color-scheme:dark){.surface{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9198a1}.grid{stroke:#262c36}.axis{stroke:#656c76}\n"
+    ".f0{fill:#0072b2}.f1{fill:#d55e00}.f2{fill:#009e73}.f3{fill:#cc79a7}.f4{fill:#b07a00}.f5{fill:#56b4e9}.f6{fill:#6f5fc7}.f7{fill:#"
+    "57606a}\n"
+    "@media "
+    "(prefers-color-scheme:dark){.surface{fill:#0d1117}.ink{fill:#e6edf3}.muted{fill:#9198a1}.grid{stroke:#262c36}.axis{stroke:#656c76}\n"
     ".s0{stroke:#4da6e8}.s1{stroke:#ff9a57}.s2{stroke:#3fcf9f}.s3{stroke:#e5a3c6}.s4{stroke:#e3b341}.s5{stroke:#8fd0f5}.s6{stroke:#a99bf0}"
     ".s7{stroke:#9198a1}\n"
-    ".f0{fill:#4da6e8}.f1{fill:#ff9a57}.f2{fill:#3fcf9f}.f3{fill:#e5a3c6}.f4{fill:#e3b341}.f5{fill:#8fd0f5}.f6{fill:#a99bf0}.f7{fill:#9198a1}}\n"
+    ".f0{fill:#4da6e8}.f1{fill:#ff9a57}.f2{fill:#3fcf9f}.f3{fill:#e5a3c6}.f4{fill:#e3b341}.f5{fill:#8fd0f5}.f6{fill:#a99bf0}.f7{fill:#"
+    "9198a1}}\n"
     "</style>\n";
 
 static bool reserve(struct tp_svg *svg, size_t n_bytes)
@@ -81,8 +84,8 @@ enum talpa_status tp_svg_begin(struct tp_svg **out, double width, double height,
 {
     struct tp_svg *svg = calloc(1, sizeof *svg);
     if (!svg) return tp_fail_memory("drawing", sizeof *svg);
-    print(svg, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" role=\"img\">\n<title>", width, height,
-          width, height);
+    print(svg, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" role=\"img\">\n<title>",
+          width, height, width, height);
     put_escaped(svg, title);
     print(svg, "</title>\n");
     put(svg, style, sizeof style - 1);

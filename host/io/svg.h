@@ -1,7 +1,8 @@
 /* Drawing primitives of SVG 1.1 into a text in memory: rectangles, lines, circles, text with escaping. Charts are in svg_chart.h.
  *
  * Colours are classes of a style sheet that follows the reader's light or dark theme: "surface" (background), "ink" (text), "muted" (quiet
- * text), "grid", "axis" for lines, "s0" .. "s7" (stroke) and "f0" .. "f7" (fill) for data. A shape takes its classes as one string, "s0 thick". */
+ * text), "grid", "axis" for lines, "s0" .. "s7" (stroke) and "f0" .. "f7" (fill) for data. A shape takes its classes as one string, "s0
+ * thick". */
 #ifndef TP_SVG_H
 #define TP_SVG_H
 

@@ -50,7 +50,8 @@ static struct frame bounds(const struct tp_svg_chart *chart)
 
 static void axes(struct tp_svg *svg, const struct tp_svg_chart *chart, const struct frame *f)
 {
-    const double x_step = fmax(tp_svg_chart_step(f->x_max - f->x_min, X_TICKS), 1e-12), y_step = tp_svg_chart_step(f->y_max - f->y_min, Y_TICKS);
+    const double x_step = fmax(tp_svg_chart_step(f->x_max - f->x_min, X_TICKS), 1e-12),
+                 y_step = tp_svg_chart_step(f->y_max - f->y_min, Y_TICKS);
     const double right = f->left + f->width, bottom = f->top + f->height;
     char text[48];
     for (double i = ceil(f->y_min / y_step - 1e-6); i * y_step <= f->y_max + 1e-6 * y_step; i++) {

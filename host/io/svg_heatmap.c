@@ -30,7 +30,8 @@ struct layout {
 
 static struct layout lay_out(const struct tp_svg_heatmap *m)
 {
-    struct layout l = {.cell_width = fmax(1.0, fmin(12.0, floor(112.0 / m->n_columns))), .cell_height = fmax(2.0, fmin(12.0, floor(200.0 / m->n_rows)))};
+    struct layout l = {.cell_width = fmax(1.0, fmin(12.0, floor(112.0 / m->n_columns))),
+                       .cell_height = fmax(2.0, fmin(12.0, floor(200.0 / m->n_rows)))};
     for (int k = 0; k < TP_SVG_HEATMAP_LANES; k++) l.n_lanes += m->lane_labels[k] != NULL;
     l.map_width = l.cell_width * m->n_columns;
     l.map_height = l.cell_height * m->n_rows;
@@ -70,7 +71,8 @@ static void draw_axes(struct tp_svg *svg, const struct tp_svg_heatmap *m, const 
     if (is_first) tp_svg_text(svg, x - 32, y + l->map_height / 2, TP_SVG_MIDDLE, -90, "muted", m->row_label);
 }
 
-static void draw_lane(struct tp_svg *svg, const struct tp_svg_heatmap *m, const struct layout *l, int lane, const double *values, double x, double y)
+static void draw_lane(struct tp_svg *svg, const struct tp_svg_heatmap *m, const struct layout *l, int lane, const double *values, double x,
+                      double y)
 {
     char text[32], classes[8];
     const double most = m->lane_max[lane] > 0.0 ? m->lane_max[lane] : 1.0;
@@ -87,8 +89,8 @@ static void draw_lane(struct tp_svg *svg, const struct tp_svg_heatmap *m, const 
     tp_svg_text(svg, x + LANE, y + l->map_height + 14, TP_SVG_END, 0, "muted", text);
 }
 
-static void draw_panel(struct tp_svg *svg, const struct tp_svg_heatmap *m, const struct layout *l, const struct tp_svg_heatmap_panel *panel, double x,
-                       double y, bool is_first)
+static void draw_panel(struct tp_svg *svg, const struct tp_svg_heatmap *m, const struct layout *l, const struct tp_svg_heatmap_panel *panel,
+                       double x, double y, bool is_first)
 {
     for (int r = 0; r < m->n_rows; r++)
         for (int c = 0; c < m->n_columns; c++) {

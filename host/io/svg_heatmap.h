@@ -1,4 +1,5 @@
-/* Grids of heat maps as SVG texts: small panels of equal shape with one colour scale, beside each up to two lanes of bars, one bar per row. */
+/* Grids of heat maps as SVG texts: small panels of equal shape with one colour scale, beside each up to two lanes of bars, one bar per row.
+ */
 #ifndef TP_SVG_HEATMAP_H
 #define TP_SVG_HEATMAP_H
 

@@ -21,8 +21,8 @@ struct talpa_adapter_config {
     double max_threshold;      /**< adamole: upper end of the learned threshold; 0: 1/n_experts */
     double alpha;              /**< scale of an expert is alpha / rank */
     double dropout;            /**< on the adapter's input while training */
-    bool independent_dropout;  /**< a mask per expert, as the published AdaMoLE code draws them, instead of one for all; the experts then run one
-                                    by one, at n_experts times the adapter's cost */
+    bool independent_dropout; /**< a mask per expert, as the published AdaMoLE code draws them, instead of one for all; the experts then run
+                                 one by one, at n_experts times the adapter's cost */
     unsigned modules;          /**< set of TALPA_MODULE_* */
 };
 
@@ -54,7 +54,7 @@ struct talpa_export_options {
     enum talpa_export_format format;
     const char *output;                /**< PEFT: the folder (created if missing). GGUF: the file; for a mixture the folder */
     enum talpa_dtype dtype;            /**< of GGUF tensors: TALPA_F32 or TALPA_F16 */
-    const char *base_name;             /**< base_model_name_or_path of the PEFT folder, as its loader will look for; NULL: the model's name */
+    const char *base_name; /**< base_model_name_or_path of the PEFT folder, as its loader will look for; NULL: the model's name */
     bool allow_other_base;
 };
 
@@ -65,13 +65,14 @@ struct talpa_export_result {
 
 /** Writes an adapter for other programs. LoRA: a PEFT folder, or one GGUF file. Mixtures have no counterpart there: as GGUF they become one
  *  loadable LoRA per expert ("expert-0.gguf", ...) and "router.gguf", whose adapter.type "lora_router" makes others refuse it; as PEFT they
- *  are refused (TALPA_E_ARGUMENT), since the adapter folder is already the published layout. Every file appears whole or not at all. Errors of
- *  the adapter as in training; TALPA_E_CREATE, TALPA_E_IO. */
-enum talpa_status talpa_adapter_export(struct talpa_export_result *result, struct talpa_model *model, const struct talpa_export_options *options);
+ *  are refused (TALPA_E_ARGUMENT), since the adapter folder is already the published layout. Every file appears whole or not at all. Errors
+ *  of the adapter as in training; TALPA_E_CREATE, TALPA_E_IO. */
+enum talpa_status talpa_adapter_export(struct talpa_export_result *result, struct talpa_model *model,
+                                       const struct talpa_export_options *options);
 
-/** Types of the matrices of a merged model. AUTO: GGUF: a tensor that no adapter changes stays byte for byte, a quantised one that is changed
- *  becomes Q8_0 (4 bits would round most of the change away), others keep their type; folder: f16 for a quantised or f16 source, else the
- *  source's type. Q4_0 leaves the embedding and the output projection at Q8_0; norms are f32 in GGUF. */
+/** Types of the matrices of a merged model. AUTO: GGUF: a tensor that no adapter changes stays byte for byte, a quantised one that is
+ *  changed becomes Q8_0 (4 bits would round most of the change away), others keep their type; folder: f16 for a quantised or f16 source,
+ *  else the source's type. Q4_0 leaves the embedding and the output projection at Q8_0; norms are f32 in GGUF. */
 enum talpa_merge_type { TALPA_MERGE_AUTO, TALPA_MERGE_F32, TALPA_MERGE_F16, TALPA_MERGE_BF16, TALPA_MERGE_Q8_0, TALPA_MERGE_Q4_0,
                         TALPA_N_MERGE_TYPES };
 
@@ -82,7 +83,8 @@ struct talpa_merge_options {
     const char *probe;                 /**< JSONL rows on which logits are compared; NULL: a few sentences that are built in */
     bool no_probe;
     bool allow_other_base;
-    bool (*keep_going)(void *user);    /**< asked about once per megabyte written; false: nothing is left behind, TALPA_E_INTERRUPTED. NULL: go on */
+    bool (*keep_going)(
+        void *user); /**< asked about once per megabyte written; false: nothing is left behind, TALPA_E_INTERRUPTED. NULL: go on */
     void *user;
 };
 
@@ -96,11 +98,12 @@ struct talpa_merge_result {
     double top1_agreement;                 /**< share of positions with the same most likely token */
 };
 
-/** Merges a LoRA adapter into its base: W + (alpha / rank) B A in f32 from the dequantised weights, rounded once to the output's type. Holds
- *  about a megabyte of rows at a time. Then opens what it wrote and compares logits on `device` (an index of talpa_device_list) over up to
- *  512 tokens of the probe. Errors: TALPA_E_ARGUMENT (a mixture; an output that is the base itself), TALPA_E_DATA, TALPA_E_CREATE,
+/** Merges a LoRA adapter into its base: W + (alpha / rank) B A in f32 from the dequantised weights, rounded once to the output's type.
+ *  Holds about a megabyte of rows at a time. Then opens what it wrote and compares logits on `device` (an index of talpa_device_list) over
+ *  up to 512 tokens of the probe. Errors: TALPA_E_ARGUMENT (a mixture; an output that is the base itself), TALPA_E_DATA, TALPA_E_CREATE,
  *  TALPA_E_IO (disk full: no file remains). */
-enum talpa_status talpa_merge(struct talpa_merge_result *result, struct talpa_model *model, size_t device, const struct talpa_merge_options *options);
+enum talpa_status talpa_merge(struct talpa_merge_result *result, struct talpa_model *model, size_t device,
+                              const struct talpa_merge_options *options);
 
 #ifdef __cplusplus
 }

@@ -25,10 +25,11 @@ enum talpa_status talpa_graph_create(struct talpa_graph **out);
 void talpa_graph_free(struct talpa_graph *graph);
 
 /** A value that the host writes before a run. Names are unique in a graph and copied. */
-enum talpa_status talpa_graph_input(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype, struct talpa_shape shape,
-                                    enum talpa_rows rows);
+enum talpa_status talpa_graph_input(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype,
+                                    struct talpa_shape shape, enum talpa_rows rows);
 /** A frozen tensor; its bytes are given to talpa_program_create under the same name. Quantised types are allowed where ops take them. */
-enum talpa_status talpa_graph_weight(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype, struct talpa_shape shape);
+enum talpa_status talpa_graph_weight(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype,
+                                     struct talpa_shape shape);
 /** Marks a value as read by the host after a run. */
 void talpa_graph_output(struct talpa_graph *graph, talpa_value value);
 /** Where the ops appended from now on belong, for messages and listings. Copied. */
@@ -39,9 +40,10 @@ void talpa_graph_print(const struct talpa_graph *graph, FILE *file);
 /** The trainable tensors of a graph, kept in one flat bank on the device. */
 struct talpa_parameters;
 
-/** Declares all trainable tensors (f32): values[i] has shapes[i]. At most one set per graph. The caller frees *out after the graph's programs. */
-enum talpa_status talpa_parameters_create(struct talpa_parameters **out, talpa_value *values, struct talpa_graph *graph, const struct talpa_shape *shapes,
-                                          int n);
+/** Declares all trainable tensors (f32): values[i] has shapes[i]. At most one set per graph. The caller frees *out after the graph's
+ *  programs. */
+enum talpa_status talpa_parameters_create(struct talpa_parameters **out, talpa_value *values, struct talpa_graph *graph,
+                                          const struct talpa_shape *shapes, int n);
 void talpa_parameters_free(struct talpa_parameters *parameters);
 /** Elements of the bank, and where tensor i starts in it. */
 int64_t talpa_parameters_elements(const struct talpa_parameters *parameters);
@@ -51,8 +53,8 @@ int64_t talpa_parameters_offset(const struct talpa_parameters *parameters, int i
 struct talpa_adamw_options {
     float beta1, beta2, epsilon;
 };
-/** Appends the gradient of loss[1] with respect to the parameters, its accumulation over micro-batches, and the update (global norm, clipping,
- *  AdamW). Call it last. *norm is the gradient norm before clipping, readable after the update. options NULL: 0.9, 0.999, 1e-8.
+/** Appends the gradient of loss[1] with respect to the parameters, its accumulation over micro-batches, and the update (global norm,
+ *  clipping, AdamW). Call it last. *norm is the gradient norm before clipping, readable after the update. options NULL: 0.9, 0.999, 1e-8.
  *  TALPA_E_ARGUMENT if an op on the way has no gradient or none reaches a parameter. */
 enum talpa_status talpa_graph_minimise(talpa_value *norm, struct talpa_graph *graph, talpa_value loss, struct talpa_parameters *parameters,
                                        const struct talpa_adamw_options *options);
@@ -68,8 +70,9 @@ struct talpa_program;
 
 /** Plans, compiles, uploads and allocates. parameters may be NULL (inference). `device` is an index of talpa_device_list.
  *  TALPA_E_ARGUMENT if a weight of the graph is missing in the list, TALPA_E_DEVICE (memory, build). The caller owns *out. */
-enum talpa_status talpa_program_create(struct talpa_program **out, struct talpa_graph *graph, size_t device, const struct talpa_weight *weights, int n_weights,
-                                       struct talpa_parameters *parameters, enum talpa_base_dtype base_dtype, enum talpa_expert_dispatch dispatch);
+enum talpa_status talpa_program_create(struct talpa_program **out, struct talpa_graph *graph, size_t device,
+                                       const struct talpa_weight *weights, int n_weights, struct talpa_parameters *parameters,
+                                       enum talpa_base_dtype base_dtype, enum talpa_expert_dispatch dispatch);
 void talpa_program_free(struct talpa_program *program);
 
 /** Writes an input (n_bytes may be less than its bound). Blocks until copied. */
@@ -80,7 +83,7 @@ enum talpa_status talpa_program_read(struct talpa_program *program, talpa_value 
 enum talpa_status talpa_program_write_parameters(struct talpa_program *program, const float *bank);
 enum talpa_status talpa_program_read_parameters(struct talpa_program *program, float *bank);
 
-/** Run-time number of rows for values declared with `rows`; the bound until set. */
+/** Run-time number of rows for values declared with `rows`; the bound until set. More than that: talpa_program_run fails. */
 void talpa_program_rows(struct talpa_program *program, enum talpa_rows rows, uint32_t n);
 /** Per-step numbers. */
 enum talpa_scalar {

@@ -23,9 +23,11 @@ struct talpa_session_options {
 /** No adapter, n_ctx 0, 1 sequence, 256 prompt tokens per pass, automatic types. */
 void talpa_session_default(struct talpa_session_options *options);
 
-/** Compiles, uploads, allocates the cache: afterwards only the device can fail. `device` is an index of talpa_device_list; the model outlives
- *  the session. TALPA_E_ARGUMENT (a bound), TALPA_E_DATA / TALPA_E_NO_INPUT (adapter), TALPA_E_DEVICE (memory, build). The caller owns *out. */
-enum talpa_status talpa_session_open(struct talpa_session **out, struct talpa_model *model, size_t device, const struct talpa_session_options *options);
+/** Compiles, uploads, allocates the cache: afterwards only the device can fail. `device` is an index of talpa_device_list; the model
+ *  outlives the session. TALPA_E_ARGUMENT (a bound), TALPA_E_DATA / TALPA_E_NO_INPUT (adapter), TALPA_E_DEVICE (memory, build). The caller
+ *  owns *out. */
+enum talpa_status talpa_session_open(struct talpa_session **out, struct talpa_model *model, size_t device,
+                                     const struct talpa_session_options *options);
 /** NULL is allowed. */
 void talpa_session_close(struct talpa_session *session);
 /** Tokens per sequence that the session was opened with. */
@@ -49,7 +51,8 @@ struct talpa_sampling {
     double temperature;      /**< 0: the most likely token (ties: lower id), all else but the repeat penalty ignored */
     int top_k;               /**< 0: all */
     double top_p, min_p;     /**< 1 and 0: off */
-    double repeat_penalty;   /**< 1: off; logits of the last `repeat_last_n` tokens are divided by it if positive, else multiplied (Keskar et al. 2019) */
+    double repeat_penalty; /**< 1: off; logits of the last `repeat_last_n` tokens are divided by it if positive, else multiplied (Keskar et
+                              al. 2019) */
     int repeat_last_n;       /**< 0: none; -1: all */
     uint64_t seed;           /**< draws are keyed by (seed, request index, position): independent of batching */
 };
@@ -83,15 +86,15 @@ struct talpa_answer {
 };
 void talpa_answer_free(struct talpa_answer *answer);
 
-/** Told about text as soon as it is certain (not part of a stop text or of an unfinished UTF-8 character); returning false ends everything with
- *  TALPA_E_INTERRUPTED. `request` is the index in the list. */
+/** Told about text as soon as it is certain (not part of a stop text or of an unfinished UTF-8 character); returning false ends everything
+ *  with TALPA_E_INTERRUPTED. `request` is the index in the list. */
 typedef bool talpa_text_callback(void *user, size_t request, const char *text, size_t n_bytes);
 
-/** Generates for all requests, up to n_sequences together, the next one starting when one ends. answers[n_requests] in the order of the requests. An
- *  answer does not depend on what runs beside it. The tokens of a request that share a beginning with what its sequence holds from the
- *  call before are not computed again. On failure every answer is empty. */
-enum talpa_status talpa_generate(struct talpa_answer *answers, struct talpa_session *session, const struct talpa_request *requests, size_t n_requests,
-                                 const struct talpa_sampling *sampling, talpa_text_callback *text, void *user);
+/** Generates for all requests, up to n_sequences together, the next one starting when one ends. answers[n_requests] in the order of the
+ *  requests. An answer does not depend on what runs beside it. The tokens of a request that share a beginning with what its sequence holds
+ *  from the call before are not computed again. On failure every answer is empty. */
+enum talpa_status talpa_generate(struct talpa_answer *answers, struct talpa_session *session, const struct talpa_request *requests,
+                                 size_t n_requests, const struct talpa_sampling *sampling, talpa_text_callback *text, void *user);
 
 /** One turn of a conversation. */
 struct talpa_message {
@@ -99,12 +102,14 @@ struct talpa_message {
     const char *content;
 };
 
-/** Prompt ids of raw text (BOS only if the model file says so; special strings are text unless parse_special). *ids is freed with free(). */
-enum talpa_status talpa_prompt_text(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes, bool parse_special);
+/** Prompt ids of raw text (BOS only if the model file says so; special strings are text unless parse_special). *ids is freed with free().
+ */
+enum talpa_status talpa_prompt_text(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes,
+                                    bool parse_special);
 /** Prompt ids of a conversation, up to where the assistant's answer starts, by the template of that name (NULL: the model's own).
  *  TALPA_E_ARGUMENT for an unknown name, TALPA_E_DATA if the model's own is missing or unknown: the message names --chat-template. */
-enum talpa_status talpa_prompt_chat(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const struct talpa_message *messages, size_t n_messages,
-                                    const char *chat_template);
+enum talpa_status talpa_prompt_chat(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const struct talpa_message *messages,
+                                    size_t n_messages, const char *chat_template);
 /** Prompts of a file. */
 struct talpa_prompt {
     char *id;                /**< the row's "id" as text, "" if none */
@@ -117,11 +122,11 @@ struct talpa_prompt_options {
     const char *system;        /**< system turn put before what has none; NULL: none (then the template's own, if it has one) */
     const char *chat_template; /**< NULL: the model's own */
 };
-/** Prompts of a JSONL text, one object per line: {"prompt"}, {"text"}, {"messages"} (roles and contents) or {"instruction","input"} (the alpaca
- *  prompt); empty lines are skipped, other members ignored. Special strings in them are text. `label` (file name) begins messages. TALPA_E_DATA names
- *  the line. The caller frees with talpa_prompts_free. */
-enum talpa_status talpa_prompts_parse(struct talpa_prompt **out, size_t *n_prompts, const struct talpa_model *model, const char *text, size_t n_bytes,
-                                      const char *label, const struct talpa_prompt_options *options);
+/** Prompts of a JSONL text, one object per line: {"prompt"}, {"text"}, {"messages"} (roles and contents) or {"instruction","input"} (the
+ *  alpaca prompt); empty lines are skipped, other members ignored. Special strings in them are text. `label` (file name) begins messages.
+ *  TALPA_E_DATA names the line. The caller frees with talpa_prompts_free. */
+enum talpa_status talpa_prompts_parse(struct talpa_prompt **out, size_t *n_prompts, const struct talpa_model *model, const char *text,
+                                      size_t n_bytes, const char *label, const struct talpa_prompt_options *options);
 /** NULL is allowed. */
 void talpa_prompts_free(struct talpa_prompt *prompts, size_t n_prompts);
 /** Names of the built-in templates, "a, b, c". */

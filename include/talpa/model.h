@@ -25,14 +25,13 @@ struct talpa_model_info {
     uint64_t digest;               /**< XXH3-64 of names, types, shapes and bytes of all tensors: what adapters are tied to */
 };
 
-/** Opens `path`: a GGUF file; a folder as Hugging Face lays them out (config.json, model.safetensors or model.safetensors.index.json with its
- *  parts in f32, f16 or bf16, tokenizer files); or a built-in model with counter-based random weights and a byte tokenizer: "random:tiny" (two
- *  layers, f32) or "random:135m" (the shape of SmolLM2-135M, Q4_1).
- *  Every required tensor must be there with the right shape, and none that the architecture does not know; a field or key that would change
- *  what the model computes and is not understood is refused by name. Rotary scaling: none, linear, and Llama 3.1's. With a sliding window the
- *  context length is cut to it.
- *  The caller owns *out. TALPA_E_NO_INPUT if a file cannot be read, TALPA_E_DATA (file, field, found, expected) if it is refused,
- *  TALPA_E_ARGUMENT for an unknown built-in. */
+/** Opens `path`: a GGUF file; a folder as Hugging Face lays them out (config.json, model.safetensors or model.safetensors.index.json with
+ *  its parts in f32, f16 or bf16, tokenizer files); or a built-in model with counter-based random weights and a byte tokenizer:
+ *  "random:tiny" (two layers, f32) or "random:135m" (the shape of SmolLM2-135M, Q4_1). Every required tensor must be there with the right
+ *  shape, and none that the architecture does not know; a field or key that would change what the model computes and is not understood is
+ *  refused by name. Rotary scaling: none, linear, and Llama 3.1's. With a sliding window the context length is cut to it. The caller owns
+ *  *out. TALPA_E_NO_INPUT if a file cannot be read, TALPA_E_DATA (file, field, found, expected) if it is refused, TALPA_E_ARGUMENT for an
+ *  unknown built-in. */
 enum talpa_status talpa_model_open(struct talpa_model **out, const char *path);
 /** NULL is allowed. */
 void talpa_model_close(struct talpa_model *model);
@@ -40,7 +39,8 @@ void talpa_model_close(struct talpa_model *model);
 enum talpa_status talpa_model_info(struct talpa_model_info *info, struct talpa_model *model);
 
 /** Token ids of a text; special tokens' texts become those tokens if parse_special. No BOS or EOS is added. *ids is freed with free(). */
-enum talpa_status talpa_model_tokenize(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes, bool parse_special);
+enum talpa_status talpa_model_tokenize(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes,
+                                       bool parse_special);
 /** Bytes of one token (borrowed), *n_bytes of them; NULL and 0 outside the vocabulary. */
 const char *talpa_model_piece(size_t *n_bytes, const struct talpa_model *model, int32_t id);
 

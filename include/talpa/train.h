@@ -42,21 +42,24 @@ struct talpa_train_options {
     int early_stopping_patience; /**< stop after so many measurements without a new best; 0: never */
     double early_stopping_threshold; /**< a measurement is a new best only if it is lower by more than this */
     bool load_best_at_end;       /**< the adapter of output_dir is the best measured one instead of the last */
-    const char *resume_from;     /**< continue a checkpoint: its folder, a run's folder, or "auto" (the newest of output_dir, if any); NULL: fresh */
+    const char
+        *resume_from; /**< continue a checkpoint: its folder, a run's folder, or "auto" (the newest of output_dir, if any); NULL: fresh */
     bool allow_plan_change;      /**< resume although kernels, device or driver differ: the bits then may */
     bool allow_schedule_change;  /**< resume although the number of steps differs and the schedule depends on it */
     const char *config_json;     /**< saved as output_dir/train_config.json; NULL: none */
     double aux_coef;             /**< weight of the load-balancing loss */
-    bool aux_include_pads;       /**< pad every micro-batch to its longest row and count the pads in the auxiliary loss, as the published code does */
+    bool aux_include_pads; /**< pad every micro-batch to its longest row and count the pads in the auxiliary loss, as the published code
+                              does */
     bool aux_on_probability;     /**< adamole: balance p instead of p - tau */
     bool no_shuffle;
     bool packing;                /**< a row holds several examples (they do not see each other), up to max_seq_length tokens */
-    bool gradient_checkpointing; /**< keep each layer's input only and compute the layer again in the backward part: same results, less memory */
+    bool gradient_checkpointing; /**< keep each layer's input only and compute the layer again in the backward part: same results, less
+                                    memory */
     bool allow_other_base;       /**< accept an init_lora that was trained on another base */
     enum talpa_expert_dispatch dispatch;
     enum talpa_base_dtype base_dtype;
-    const char *route_log;       /**< mixtures: JSONL of tokens per expert by step and module; with eval_data also what talpa_route_output says of
-                                      the held-out rows at the end, and output_dir/routing.svg; NULL: none */
+    const char *route_log; /**< mixtures: JSONL of tokens per expert by step and module; with eval_data also what talpa_route_output says of
+                                the held-out rows at the end, and output_dir/routing.svg; NULL: none */
 };
 
 /** One row of trainer_log.jsonl. */
@@ -108,15 +111,16 @@ struct talpa_train_callbacks {
 
 void talpa_train_default(struct talpa_train_options *options);
 
-/** Fine-tunes. `device` is an index of talpa_device_list. Writes output_dir/{adapter_config.json, adapter_model.safetensors, talpa_adapter.json,
- *  trainer_log.jsonl, train_results.json, training_loss.svg} and checkpoint-<step>/ (complete or not there at all); with eval_steps best/, the
- *  adapter with the lowest loss. A resumed run gives the same bits as one that was never stopped. Checkpoints that lie after the point where a
- *  run starts are moved to previous-<n>/ when its first step is done. Errors: TALPA_E_DATA also for a damaged checkpoint, or one made with
- *  other options, data or plans (the message names the field and both values); TALPA_E_ARGUMENT (options), TALPA_E_DATA (rows, init adapter), TALPA_E_NO_INPUT, TALPA_E_DEVICE,
- *  TALPA_E_CREATE / TALPA_E_IO (output; TALPA_E_CREATE also if another run holds the folder's lock), TALPA_E_CHECK (a loss that is not finite: the
- *  message names the step; what was saved stays), TALPA_E_INTERRUPTED. */
-enum talpa_status talpa_train(struct talpa_train_result *result, struct talpa_model *model, size_t device, const struct talpa_train_options *options,
-                              const struct talpa_train_callbacks *callbacks);
+/** Fine-tunes. `device` is an index of talpa_device_list. Writes output_dir/{adapter_config.json, adapter_model.safetensors,
+ * talpa_adapter.json, trainer_log.jsonl, train_results.json, training_loss.svg} and checkpoint-<step>/ (complete or not there at all); with
+ * eval_steps best/, the adapter with the lowest loss. A resumed run gives the same bits as one that was never stopped. Checkpoints that lie
+ *  after the point where a run starts are moved to previous-<n>/ when its first step is done. Errors: TALPA_E_DATA also for a damaged
+ *  checkpoint, or one made with other options, data or plans (the message names the field and both values); TALPA_E_ARGUMENT (options),
+ *  TALPA_E_DATA (rows, init adapter), TALPA_E_NO_INPUT, TALPA_E_DEVICE, TALPA_E_CREATE / TALPA_E_IO (output; TALPA_E_CREATE also if another
+ *  run holds the folder's lock), TALPA_E_CHECK (a loss that is not finite: the message names the step; what was saved stays),
+ *  TALPA_E_INTERRUPTED. */
+enum talpa_status talpa_train(struct talpa_train_result *result, struct talpa_model *model, size_t device,
+                              const struct talpa_train_options *options, const struct talpa_train_callbacks *callbacks);
 
 /** Bytes by class that training would ask of the device, without touching one: pure planning for the record `caps`. With options->data
  *  the steps are counted too (with packing they depend on the rows' lengths), for which the file is read. */
@@ -134,8 +138,8 @@ enum talpa_status talpa_train_plan_memory(struct talpa_memory_plan *out, struct 
                                           const struct talpa_train_options *options);
 
 /** Prints the training graph (the same bytes for every device) and, with `plan`, the launches chosen for `caps`. */
-enum talpa_status talpa_train_print(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps, const struct talpa_train_options *options,
-                                    bool graph, bool plan);
+enum talpa_status talpa_train_print(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                    const struct talpa_train_options *options, bool graph, bool plan);
 
 /** One scored row. Arrays are borrowed for the call. */
 struct talpa_score_row {
@@ -153,7 +157,7 @@ struct talpa_score_options {
     const char *data;
     const char *lora;            /**< adapter folder, NULL: the base */
     const char *chat_template;
-    int batch_size;              /**< examples per pass */
+    int batch_size;              /**< examples per pass at most; no result depends on it */
     int max_seq_length;          /**< 0: the model's context length, bounded by the longest row */
     bool score_eos, allow_other_base;
     enum talpa_base_dtype base_dtype;

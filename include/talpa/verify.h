@@ -38,10 +38,12 @@ struct talpa_verify_callbacks {
     void *user;
 };
 
-/** Runs the ops' own cases on a device (index of talpa_device_list): forward against a double-precision reference, gradients against central
- *  differences of that reference, guard bytes around every value, a second run that must repeat the bits. *n_failed counts failed checks, which
- *  are no failure of this function. TALPA_E_ARGUMENT (unknown op or tier), TALPA_E_DEVICE, TALPA_E_INTERRUPTED (a callback said stop). */
-enum talpa_status talpa_verify(int *n_failed, size_t device, const struct talpa_verify_options *options, const struct talpa_verify_callbacks *callbacks);
+/** Runs the ops' own cases on a device (index of talpa_device_list): forward against a double-precision reference, gradients against
+ *  central differences of that reference, guard bytes around every value, a second run that must repeat the bits. *n_failed counts failed
+ *  checks, which are no failure of this function. TALPA_E_ARGUMENT (unknown op or tier), TALPA_E_DEVICE, TALPA_E_INTERRUPTED (a callback
+ *  said stop). */
+enum talpa_status talpa_verify(int *n_failed, size_t device, const struct talpa_verify_options *options,
+                               const struct talpa_verify_callbacks *callbacks);
 
 #ifdef __cplusplus
 }

@@ -32,7 +32,8 @@ static struct tp_safetensors_tensor tensor_of(const struct tp_safetensors *file,
 static void test_decode(void **state)
 {
     for (int t = 0; t < N_TYPES; t++) {
-        const struct tp_safetensors_tensor bytes = tensor_of(*state, types[t].name, ".bytes"), expected = tensor_of(*state, types[t].name, ".f32");
+        const struct tp_safetensors_tensor bytes = tensor_of(*state, types[t].name, ".bytes"),
+                                           expected = tensor_of(*state, types[t].name, ".f32");
         const size_t n = expected.n_bytes / sizeof(float);
         assert_int_equal(bytes.n_bytes, tp_dtype_bytes(types[t].dtype, (int64_t)n));
         float *values = malloc(expected.n_bytes);

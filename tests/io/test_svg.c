@@ -86,7 +86,8 @@ static void test_chart(void **state)
     const double ex[] = {100, 5000}, ey[] = {2.0, 3.0};
     const struct tp_svg_series series[] = {{.label = "a&b", .x = x, .y = y, .n = N, .style = TP_SVG_THIN},
                                            {.label = "points", .x = ex, .y = ey, .n = 2, .style = TP_SVG_POINTS, .colour = 1}};
-    struct tp_svg_chart chart = {.title = "t", .x_label = "x", .y_label = "y", .series = series, .n_series = 2, .width = 800, .height = 450};
+    struct tp_svg_chart chart = {
+        .title = "t", .x_label = "x", .y_label = "y", .series = series, .n_series = 2, .width = 800, .height = 450};
     char *text;
     size_t n;
     assert_int_equal(tp_svg_chart_render(&text, &n, &chart), TALPA_OK);
@@ -98,7 +99,8 @@ static void test_chart(void **state)
     free(text);
     /* Nothing finite, one point: no division by zero shows. */
     const double none[] = {NAN};
-    const struct tp_svg_series empty[] = {{.label = "none", .x = none, .y = none, .n = 1, .style = TP_SVG_THICK}, {.label = "one", .x = ex, .y = ey, .n = 1}};
+    const struct tp_svg_series empty[] = {{.label = "none", .x = none, .y = none, .n = 1, .style = TP_SVG_THICK},
+                                          {.label = "one", .x = ex, .y = ey, .n = 1}};
     for (int i = 0; i < 2; i++) {
         chart.series = &empty[i];
         chart.n_series = 1;

@@ -49,8 +49,8 @@ static int reset(struct chat *c, const char *system)
     return system && *system ? add_turn(c, "system", system) : -1;
 }
 
-/* Ids of the conversation; its oldest questions and answers are dropped until there is room for an answer. Returns -1, an exit code, or 0 if
- * the last message alone is too long, which is then forgotten. */
+/* Ids of the conversation; its oldest questions and answers are dropped until there is room for an answer. Returns -1, an exit code, or 0
+ * if the last message alone is too long, which is then forgotten. */
 static int make_prompt(struct chat *c, int32_t **ids, size_t *n_ids)
 {
     const size_t n_ctx = (size_t)talpa_session_n_ctx(c->session), quarter = n_ctx / 4;
@@ -67,7 +67,8 @@ static int make_prompt(struct chat *c, int32_t **ids, size_t *n_ids)
         }
         if (n_dropped) program_note("the context of %zu tokens is full: %zu of the oldest questions forgotten", n_ctx, n_dropped);
         if (*n_ids < n_ctx) return -1;
-        program_error("the message has %zu tokens with its template and the context is %zu: shorten it, or use a larger --ctx-size", *n_ids, n_ctx);
+        program_error("the message has %zu tokens with its template and the context is %zu: shorten it, or use a larger --ctx-size", *n_ids,
+                      n_ctx);
         free(*ids);
         drop_turns(c, c->n_turns - 1, 1);
         return 0;
@@ -181,11 +182,12 @@ int cmd_chat(int argc, char **argv)
     static struct chat chat;
     static struct options options;
     generate_flags_default(&chat.flags, 0);
-    options = (struct options){.verb = "chat",
-                               .usage = "-m MODEL [--lora DIR] [options]",
-                               .summary = "A conversation: one message per line of standard input, each answered on standard output. /reset forgets the\n"
-                                          "conversation, /system TEXT sets the system turn and starts over, /exit ends. When the context is full, the oldest\n"
-                                          "questions and their answers are forgotten."};
+    options = (struct options){
+        .verb = "chat",
+        .usage = "-m MODEL [--lora DIR] [options]",
+        .summary = "A conversation: one message per line of standard input, each answered on standard output. /reset forgets the\n"
+                   "conversation, /system TEXT sets the system turn and starts over, /exit ends. When the context is full, the oldest\n"
+                   "questions and their answers are forgotten."};
     generate_flags_add(&options, &chat.flags);
     int code = options_parse(&options, argc, argv);
     if (code < 0) code = generate_flags_finish(&options, &chat.flags);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -92,11 +93,7 @@ int cmd_devices(int argc, char **argv)
          .target = &format,
          .argument = OUTPUT_FORMATS,
          .help = "format; the others hold the whole capability record"},
-        {.kind = OPTION_TEXT,
-         .name = "output-file",
-         .target = &output_file,
-         .argument = "FILE",
-         .help = "result into FILE instead of stdout"},
+        flag_output_file(&output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);

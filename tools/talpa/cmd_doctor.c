@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "doctor.h"
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -23,8 +24,8 @@ static void print_report(struct output *output, enum output_format format, const
     output_begin(output, format, false);
     for (size_t i = 0; i < report->n; i++) {
         const struct doctor_finding *f = &report->findings[i];
-        const struct field fields[] = {field_text("state", state_names[f->state]), field_text("topic", f->topic), field_text("found", f->found),
-                                       *f->advice ? field_text("advice", f->advice) : field_null("advice")};
+        const struct field fields[] = {field_text("state", state_names[f->state]), field_text("topic", f->topic),
+                                       field_text("found", f->found), *f->advice ? field_text("advice", f->advice) : field_null("advice")};
         output_record(output, format, fields, sizeof fields / sizeof *fields);
     }
     output_end(output, format, false);
@@ -58,12 +59,13 @@ int cmd_doctor(int argc, char **argv)
     static int format;
     options = (struct options){.verb = "doctor",
                                .usage = "[options]",
-                               .summary = "Looks at drivers, devices, access rights, environment and caches, and says what to install or change. Exit code 69 if there is no "
+                               .summary = "Looks at drivers, devices, access rights, environment and caches, and says what to install or "
+                                          "change. Exit code 69 if there is no "
                                           "usable device."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Result"},
-        {.kind = OPTION_CHOICE, .name = "output", .letter = 'o', .target = &format, .argument = OUTPUT_FORMATS, .help = "format"},
-        {.kind = OPTION_TEXT, .name = "output-file", .target = &output_file, .argument = "FILE", .help = "report into FILE instead of stdout"},
+        flag_output(&format, OUTPUT_FORMATS),
+        flag_output_file(&output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);

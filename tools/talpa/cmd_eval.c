@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -165,7 +166,7 @@ static int run(struct eval *eval)
     int code = status == TALPA_OK ? program_device_choose(&device, eval->device, NULL) : program_fail(status);
     if (code < 0) code = output_open(&eval->output, eval->output_file);
     if (code < 0) {
-        program_note("device %zu: %s (%s)", device.index, device.caps.name, device.caps.platform);
+        program_device_note(&device);
         status = evaluate(eval, model, device.index, &table, &only);
         if (status == TALPA_OK) {
             print_table(eval, &table);
@@ -183,7 +184,7 @@ static int run(struct eval *eval)
 static int check(struct eval *eval, const struct options *options)
 {
     struct talpa_eval_options *o = &eval->options;
-    if (!eval->model) return options_fail(options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
+    if (!eval->model) return flags_fail_model(options);
     if (!eval->suite && !o->data && !o->text)
         return options_fail(options, "nothing to evaluate: give --data FILE.jsonl, -f FILE.txt (perplexity) or --suite FILE.json");
     if (eval->suite && (o->data || o->text || o->samples))
@@ -192,7 +193,8 @@ static int check(struct eval *eval, const struct options *options)
     if (o->output_dir && o->samples) return options_fail(options, "--samples: --output-dir has samples of its own: give one of both");
     if (o->few_shot && !o->few_shot_data && !eval->suite)
         return options_fail(options, "--few-shot %d needs --few-shot-data: a JSONL file of worked examples", o->few_shot);
-    if (eval->metric && talpa_metric_parse(&o->metric, eval->metric) != TALPA_OK) return options_fail(options, "--metric: %s", talpa_error_message());
+    if (eval->metric && talpa_metric_parse(&o->metric, eval->metric) != TALPA_OK)
+        return options_fail(options, "--metric: %s", talpa_error_message());
     if (o->routes.log || o->routes.map) o->routes.summary = on_routes;
     o->by = (enum talpa_option_by)eval->by;
     o->limit = eval->limit;
@@ -210,19 +212,32 @@ int cmd_eval(int argc, char **argv)
     eval.terminal = program_is_terminal(STDERR_FILENO);
     running = &eval;
     program_before_message = erase;
-    options = (struct options){.verb = "eval",
-                               .usage = "-m MODEL (--data FILE.jsonl | -f FILE.txt | --suite FILE.json) [options]",
-                               .summary = "Scores of a model on tasks, with standard errors. Answers are generated greedily; a row's result does not\n"
-                                          "depend on the batch size."};
+    options = (struct options){
+        .verb = "eval",
+        .usage = "-m MODEL (--data FILE.jsonl | -f FILE.txt | --suite FILE.json) [options]",
+        .summary = "Scores of a model on tasks, with standard errors. Answers are generated greedily; a row's result does not\n"
+                   "depend on the batch size."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Files"},
-        {.kind = OPTION_TEXT, .name = "model", .letter = 'm', .target = &eval.model, .argument = "MODEL", .help = "GGUF file, Hugging Face folder, or random:tiny"},
-        {.kind = OPTION_TEXT, .name = "lora", .target = &o->lora, .argument = "DIR", .help = "adapter; none: the base model", .once = true},
-        {.kind = OPTION_FLAG, .name = "allow-other-base", .target = &o->allow_other_base, .help = "accept an adapter of another base model"},
-        {.kind = OPTION_TEXT, .name = "data", .target = &o->data, .argument = "FILE", .help = "rows, JSONL: \"prompt\" and what the metric needs"},
+        flag_model(&eval.model),
+        flag_lora(&o->lora),
+        flag_allow_other_base(&o->allow_other_base),
+        {.kind = OPTION_TEXT,
+         .name = "data",
+         .target = &o->data,
+         .argument = "FILE",
+         .help = "rows, JSONL: \"prompt\" and what the metric needs"},
         {.kind = OPTION_TEXT, .name = "file", .letter = 'f', .target = &o->text, .argument = "FILE", .help = "plain text, for perplexity"},
-        {.kind = OPTION_TEXT, .name = "suite", .target = &eval.suite, .argument = "FILE", .help = "several tasks: JSON, paths relative to it"},
-        {.kind = OPTION_TEXT, .name = "task", .target = &o->task, .argument = "NAME", .help = "name in the results, instead of the rows' own"},
+        {.kind = OPTION_TEXT,
+         .name = "suite",
+         .target = &eval.suite,
+         .argument = "FILE",
+         .help = "several tasks: JSON, paths relative to it"},
+        {.kind = OPTION_TEXT,
+         .name = "task",
+         .target = &o->task,
+         .argument = "NAME",
+         .help = "name in the results, instead of the rows' own"},
         {.kind = OPTION_TEXT,
          .name = "output-dir",
          .target = &o->output_dir,
@@ -235,12 +250,8 @@ int cmd_eval(int argc, char **argv)
          .target = &eval.baseline,
          .argument = "FILE",
          .help = "results to compare with, paired if both have samples"},
-        {.kind = OPTION_TEXT,
-         .name = "route-log",
-         .target = &o->routes.log,
-         .argument = "FILE",
-         .help = "which experts the tokens of tasks and rows use, JSONL; a table on stderr"},
-        {.kind = OPTION_TEXT, .name = "route-map", .target = &o->routes.map, .argument = "FILE", .help = "the same as a heat map, SVG"},
+        flag_route_log(&o->routes.log),
+        flag_route_map(&o->routes.map),
         {.kind = OPTION_GROUP, .help = "Task"},
         {.kind = OPTION_TEXT,
          .name = "metric",
@@ -272,18 +283,18 @@ int cmd_eval(int argc, char **argv)
          .argument = "N",
          .help = "new tokens at most; 0: the metric's own number",
          .max = 1 << 20},
-        {.kind = OPTION_INT, .name = "stride", .target = &o->stride, .argument = "N", .help = "perplexity: tokens a window adds; 0: half", .max = 1 << 20},
+        {.kind = OPTION_INT,
+         .name = "stride",
+         .target = &o->stride,
+         .argument = "N",
+         .help = "perplexity: tokens a window adds; 0: half",
+         .max = 1 << 20},
         {.kind = OPTION_FLAG,
          .name = "allow-code-execution",
          .target = &o->allow_code_execution,
          .help = "unit_tests: run Python that the model wrote (limits, no network where possible); else token_nll"},
         {.kind = OPTION_GROUP, .help = "Run and result"},
-        {.kind = OPTION_TEXT,
-         .name = "device",
-         .alias = "-dev",
-         .target = &eval.device,
-         .argument = "DEVICE",
-         .help = "index or part of a name, see 'talpa devices'"},
+        flag_device(&eval.device),
         {.kind = OPTION_INT,
          .name = "batch-size",
          .letter = 'b',
@@ -300,18 +311,10 @@ int cmd_eval(int argc, char **argv)
          .argument = "N",
          .help = "tokens per row, prompt and answer; 0: the model's context",
          .max = 1 << 20},
-        {.kind = OPTION_CHOICE,
-         .name = "base-dtype",
-         .target = &eval.base_dtype,
-         .argument = "auto|native|bf16|f32",
-         .help = "frozen weights on the device"},
-        {.kind = OPTION_CHOICE,
-         .name = "expert-dispatch",
-         .target = &eval.dispatch,
-         .argument = "auto|dense|sparse",
-         .help = "how experts are computed"},
-        {.kind = OPTION_CHOICE, .name = "output", .letter = 'o', .target = &eval.format, .argument = OUTPUT_FORMATS, .help = "format of the result"},
-        {.kind = OPTION_TEXT, .name = "output-file", .target = &eval.output_file, .argument = "FILE", .help = "result into FILE instead of stdout"},
+        flag_base_dtype(&eval.base_dtype),
+        flag_expert_dispatch(&eval.dispatch),
+        flag_output(&eval.format, OUTPUT_FORMATS),
+        flag_output_file(&eval.output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);

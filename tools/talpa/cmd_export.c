@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -63,16 +64,8 @@ int cmd_export(int argc, char **argv)
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Files"},
         {.kind = OPTION_TEXT, .name = "model", .letter = 'm', .target = &e.model, .argument = "MODEL", .help = "the adapter's base model"},
-        {.kind = OPTION_TEXT,
-         .name = "lora",
-         .target = &e.options.lora,
-         .argument = "PATH",
-         .help = "adapter folder or GGUF LoRA file",
-         .once = true},
-        {.kind = OPTION_FLAG,
-         .name = "allow-other-base",
-         .target = &e.options.allow_other_base,
-         .help = "accept an adapter of another base model"},
+        flag_lora(&e.options.lora),
+        flag_allow_other_base(&e.options.allow_other_base),
         {.kind = OPTION_TEXT,
          .name = "output-file",
          .target = &e.output_file,
@@ -91,12 +84,7 @@ int cmd_export(int argc, char **argv)
          .target = &e.options.base_name,
          .argument = "NAME",
          .help = "base_model_name_or_path for PEFT; default: the model's own name"},
-        {.kind = OPTION_CHOICE,
-         .name = "output",
-         .letter = 'o',
-         .target = &e.result_format,
-         .argument = OUTPUT_FORMATS,
-         .help = "format of the report on stdout"},
+        flag_output(&e.result_format, OUTPUT_FORMATS),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "flags_common.h"
 #include "generate_flags.h"
 #include "input.h"
 #include "output.h"
@@ -142,7 +143,8 @@ static int answer_all(struct generate *g, struct talpa_session *session)
         const bool streams = g->format == FORMAT_TEXT && g->n_prompts == 1;
         const struct talpa_session_info before = talpa_session_info(session);
         for (size_t i = 0; i < g->n_prompts; ++i) requests[i] = generate_flags_request(&g->flags, g->prompts[i].ids, g->prompts[i].n_ids);
-        const enum talpa_status status = talpa_generate(answers, session, requests, g->n_prompts, &g->flags.sampling, streams ? on_text : NULL, g);
+        const enum talpa_status status =
+            talpa_generate(answers, session, requests, g->n_prompts, &g->flags.sampling, streams ? on_text : NULL, g);
         if (output_failed(&g->output)) {
             code = output_close(&g->output);
         } else if (status != TALPA_OK) {
@@ -180,10 +182,11 @@ int cmd_generate(int argc, char **argv)
     static struct generate g = {.batch_size = 8};
     static struct options options;
     generate_flags_default(&g.flags, 256);
-    options = (struct options){.verb = "generate",
-                               .usage = "-m MODEL [-p TEXT | -f FILE] [--lora DIR] [options]",
-                               .summary = "Continues a prompt, or answers it with --chat; many prompts at once with --jsonl. Without -p and -f, standard\n"
-                                          "input is the prompt. The answer alone goes to standard output, as it comes."};
+    options = (struct options){
+        .verb = "generate",
+        .usage = "-m MODEL [-p TEXT | -f FILE] [--lora DIR] [options]",
+        .summary = "Continues a prompt, or answers it with --chat; many prompts at once with --jsonl. Without -p and -f, standard\n"
+                   "input is the prompt. The answer alone goes to standard output, as it comes."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Prompt"},
         {.kind = OPTION_TEXT, .name = "prompt", .letter = 'p', .target = &g.prompt, .argument = "TEXT", .help = "the prompt, as it is"},
@@ -217,11 +220,7 @@ int cmd_generate(int argc, char **argv)
          .argument = "auto|text|json|jsonl",
          .help = "format of the result; auto: text, or jsonl with --jsonl"},
         {.kind = OPTION_FLAG, .name = "logprobs", .target = &g.logprobs, .help = "token ids and log-probabilities in json and jsonl"},
-        {.kind = OPTION_TEXT,
-         .name = "output-file",
-         .target = &g.output_file,
-         .argument = "FILE",
-         .help = "result into FILE instead of stdout"},
+        flag_output_file(&g.output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     generate_flags_add(&options, &g.flags);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -227,43 +228,15 @@ int cmd_inspect(int argc, char **argv)
                                .summary = "Shows a model, an adapter, or the graph and plan that training would use."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "What"},
-        {.kind = OPTION_TEXT,
-         .name = "model",
-         .letter = 'm',
-         .target = &inspect.model,
-         .argument = "MODEL",
-         .help = "GGUF file, Hugging Face folder, or random:tiny"},
-        {.kind = OPTION_TEXT,
-         .name = "lora",
-         .target = &inspect.lora,
-         .argument = "PATH",
-         .help = "adapter folder or GGUF LoRA file",
-         .once = true},
+        flag_model(&inspect.model),
+        flag_lora(&inspect.lora),
         {.kind = OPTION_FLAG, .name = "tensors", .target = &inspect.tensors, .help = "list the model's tensors"},
         {.kind = OPTION_FLAG, .name = "graph", .target = &inspect.graph, .help = "print the training graph"},
         {.kind = OPTION_FLAG, .name = "plan", .target = &inspect.plan, .help = "print the launches and memory planned for the device"},
-        {.kind = OPTION_TEXT,
-         .name = "device",
-         .alias = "-dev",
-         .target = &inspect.device,
-         .argument = "DEVICE",
-         .help = "index or part of a name, see 'talpa devices'"},
-        {.kind = OPTION_TEXT,
-         .name = "fake-device",
-         .target = &inspect.fake_device,
-         .argument = "NAME",
-         .help = "plan for an invented amd, intel, nvidia or cpu"},
-        {.kind = OPTION_CHOICE,
-         .name = "output",
-         .letter = 'o',
-         .target = &inspect.format,
-         .argument = "md|json",
-         .help = "format of the result"},
-        {.kind = OPTION_TEXT,
-         .name = "output-file",
-         .target = &inspect.output_file,
-         .argument = "FILE",
-         .help = "result into FILE instead of stdout"},
+        flag_device(&inspect.device),
+        flag_fake_device(&inspect.fake_device),
+        flag_output(&inspect.format, "md|json"),
+        flag_output_file(&inspect.output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     train_flags_add(&options, &inspect.flags);

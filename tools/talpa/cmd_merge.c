@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -55,7 +56,7 @@ static int run(const struct merge *merge)
     int code = status == TALPA_OK ? -1 : program_fail(status);
     if (code < 0 && !merge->options.no_probe) code = program_device_choose(&device, merge->device, NULL);
     if (code < 0) {
-        if (!merge->options.no_probe) program_note("device %zu: %s (%s)", device.index, device.caps.name, device.caps.platform);
+        if (!merge->options.no_probe) program_device_note(&device);
         program_signals_stop(); /* what is half written is removed before the end */
         status = talpa_merge(&result, model, device.index, &merge->options);
         if (status != TALPA_OK) code = program_fail(status);
@@ -64,14 +65,18 @@ static int run(const struct merge *merge)
     talpa_model_close(model);
     if (code >= 0) return code;
     if (!result.has_tokenizer)
-        program_note("%s has no tokenizer files: this kind has no counterpart that is known to split alike; copy them from the base model's "
-                     "own folder", merge->options.output);
+        program_note(
+            "%s has no tokenizer files: this kind has no counterpart that is known to split alike; copy them from the base model's "
+            "own folder",
+            merge->options.output);
     if (result.has_probe)
-        program_note("merged against base with adapter, %lld tokens: logits differ by %.4g at most, %.4g on average; same first choice %.1f %%",
-                     (long long)result.n_positions, result.max_difference, result.mean_difference, 100.0 * result.top1_agreement);
+        program_note(
+            "merged against base with adapter, %lld tokens: logits differ by %.4g at most, %.4g on average; same first choice %.1f %%",
+            (long long)result.n_positions, result.max_difference, result.mean_difference, 100.0 * result.top1_agreement);
     if (result.has_probe && result.top1_agreement < 0.99)
-        program_note("rounding to the output's type changes what the model says; a larger --type changes less, and the adapter unmerged (--lora) "
-                     "loses nothing");
+        program_note(
+            "rounding to the output's type changes what the model says; a larger --type changes less, and the adapter unmerged (--lora) "
+            "loses nothing");
     return report(merge, &result);
 }
 
@@ -80,9 +85,10 @@ int cmd_merge(int argc, char **argv)
     static struct merge merge;
     static struct options options;
     struct talpa_merge_options *o = &merge.options;
-    options = (struct options){.verb = "merge",
-                               .usage = "-m MODEL --lora DIR --output-file OUT.gguf | OUT_DIR [options]",
-                               .summary = "Merges a LoRA adapter into its base: a GGUF file, or a Hugging Face folder. Says what that changed."};
+    options =
+        (struct options){.verb = "merge",
+                         .usage = "-m MODEL --lora DIR --output-file OUT.gguf | OUT_DIR [options]",
+                         .summary = "Merges a LoRA adapter into its base: a GGUF file, or a Hugging Face folder. Says what that changed."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Files"},
         {.kind = OPTION_TEXT,
@@ -97,10 +103,7 @@ int cmd_merge(int argc, char **argv)
          .argument = "PATH",
          .help = "adapter folder or GGUF LoRA file; plain LoRA only",
          .once = true},
-        {.kind = OPTION_FLAG,
-         .name = "allow-other-base",
-         .target = &o->allow_other_base,
-         .help = "accept an adapter of another base model"},
+        flag_allow_other_base(&o->allow_other_base),
         {.kind = OPTION_TEXT,
          .name = "output-file",
          .alias = "output-dir",
@@ -119,18 +122,8 @@ int cmd_merge(int argc, char **argv)
          .argument = "FILE",
          .help = "JSONL rows whose logits are compared; default: five sentences"},
         {.kind = OPTION_FLAG, .name = "no-probe", .target = &o->no_probe, .help = "do not compare logits (needs no device)"},
-        {.kind = OPTION_TEXT,
-         .name = "device",
-         .alias = "-dev",
-         .target = &merge.device,
-         .argument = "DEVICE",
-         .help = "index or part of a name, see 'talpa devices'"},
-        {.kind = OPTION_CHOICE,
-         .name = "output",
-         .letter = 'o',
-         .target = &merge.format,
-         .argument = OUTPUT_FORMATS,
-         .help = "format of the report on stdout"},
+        flag_device(&merge.device),
+        flag_output(&merge.format, OUTPUT_FORMATS),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);

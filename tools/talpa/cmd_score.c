@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -64,7 +65,7 @@ static int run(struct score *score)
     int code = status == TALPA_OK ? program_device_choose(&device, score->device, NULL) : program_fail(status);
     if (code < 0) code = output_open(&score->output, score->output_file);
     if (code < 0) {
-        program_note("device %zu: %s (%s)", device.index, device.caps.name, device.caps.platform);
+        program_device_note(&device);
         status = talpa_score(model, device.index, &score->options, on_row, score);
         if (output_failed(&score->output)) {
             code = output_close(&score->output);
@@ -97,47 +98,21 @@ int cmd_score(int argc, char **argv)
                                .summary = "Log-probabilities of every row's completion, one JSON object per line. Never truncates."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Files"},
-        {.kind = OPTION_TEXT,
-         .name = "model",
-         .letter = 'm',
-         .target = &score.model,
-         .argument = "MODEL",
-         .help = "GGUF file, Hugging Face folder, or random:tiny"},
+        flag_model(&score.model),
         {.kind = OPTION_TEXT, .name = "data", .target = &o->data, .argument = "FILE", .help = "rows, JSONL"},
-        {.kind = OPTION_TEXT,
-         .name = "lora",
-         .target = &o->lora,
-         .argument = "PATH",
-         .help = "adapter folder or GGUF LoRA file; none: the base model",
-         .once = true},
-        {.kind = OPTION_FLAG,
-         .name = "allow-other-base",
-         .target = &o->allow_other_base,
-         .help = "accept an adapter of another base model"},
-        {.kind = OPTION_TEXT,
-         .name = "chat-template",
-         .target = &o->chat_template,
-         .argument = "NAME",
-         .help = "for \"messages\" rows, instead of the model's own"},
-        {.kind = OPTION_TEXT,
-         .name = "route-log",
-         .target = &o->routes.log,
-         .argument = "FILE",
-         .help = "which experts the tokens of tasks and rows use, JSONL; a table on stderr"},
-        {.kind = OPTION_TEXT, .name = "route-map", .target = &o->routes.map, .argument = "FILE", .help = "the same as a heat map, SVG"},
+        flag_lora(&o->lora),
+        flag_allow_other_base(&o->allow_other_base),
+        flag_chat_template(&o->chat_template),
+        flag_route_log(&o->routes.log),
+        flag_route_map(&o->routes.map),
         {.kind = OPTION_GROUP, .help = "Run and result"},
-        {.kind = OPTION_TEXT,
-         .name = "device",
-         .alias = "-dev",
-         .target = &score.device,
-         .argument = "DEVICE",
-         .help = "index or part of a name, see 'talpa devices'"},
+        flag_device(&score.device),
         {.kind = OPTION_INT,
          .name = "batch-size",
          .letter = 'b',
          .target = &o->batch_size,
          .argument = "N",
-         .help = "examples per pass",
+         .help = "examples per pass at most; changes no result",
          .min = 1,
          .max = 65536},
         {.kind = OPTION_INT,
@@ -149,32 +124,15 @@ int cmd_score(int argc, char **argv)
          .help = "longest row; 0: as long as needed, up to the model's context",
          .max = 1 << 20},
         {.kind = OPTION_FLAG, .name = "score-eos", .target = &o->score_eos, .help = "score the closing end-of-sequence token as well"},
-        {.kind = OPTION_CHOICE,
-         .name = "base-dtype",
-         .target = &score.base_dtype,
-         .argument = "auto|native|bf16|f32",
-         .help = "frozen weights on the device"},
-        {.kind = OPTION_CHOICE,
-         .name = "expert-dispatch",
-         .target = &score.dispatch,
-         .argument = "auto|dense|sparse",
-         .help = "how experts are computed"},
+        flag_base_dtype(&score.base_dtype),
+        flag_expert_dispatch(&score.dispatch),
         {.kind = OPTION_LATER, .name = "ubatch-size", .alias = "-ub", .argument = "N", .help = "use --batch-size"},
-        {.kind = OPTION_CHOICE,
-         .name = "output",
-         .letter = 'o',
-         .target = &score.format,
-         .argument = "jsonl|json",
-         .help = "format of the result"},
-        {.kind = OPTION_TEXT,
-         .name = "output-file",
-         .target = &score.output_file,
-         .argument = "FILE",
-         .help = "result into FILE instead of stdout"},
+        flag_output(&score.format, "jsonl|json"),
+        flag_output_file(&score.output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);
-    if (code < 0 && !score.model) code = options_fail(&options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
+    if (code < 0 && !score.model) code = flags_fail_model(&options);
     if (code < 0 && !o->data) code = options_fail(&options, "--data is missing: a JSONL file of rows");
     if (code < 0) {
         program_log_level();

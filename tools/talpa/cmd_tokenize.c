@@ -6,6 +6,7 @@
 
 #include "input.h"
 #include "jsonl_text.h"
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -114,12 +115,7 @@ int cmd_tokenize(int argc, char **argv)
                    "in a piece are shown as <0xE2>."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "What"},
-        {.kind = OPTION_TEXT,
-         .name = "model",
-         .letter = 'm',
-         .target = &tokenize.model,
-         .argument = "MODEL",
-         .help = "GGUF file, Hugging Face folder, or random:tiny"},
+        flag_model(&tokenize.model),
         {.kind = OPTION_TEXT, .name = "prompt", .letter = 'p', .target = &tokenize.prompt, .argument = "TEXT", .help = "the text itself"},
         {.kind = OPTION_TEXT,
          .name = "file",
@@ -132,21 +128,12 @@ int cmd_tokenize(int argc, char **argv)
          .name = "no-parse-special",
          .target = &tokenize.no_parse_special,
          .help = "special tokens' texts are plain text"},
-        {.kind = OPTION_CHOICE,
-         .name = "output",
-         .letter = 'o',
-         .target = &tokenize.format,
-         .argument = "json|jsonl",
-         .help = "format of the result"},
-        {.kind = OPTION_TEXT,
-         .name = "output-file",
-         .target = &tokenize.output_file,
-         .argument = "FILE",
-         .help = "result into FILE instead of stdout"},
+        flag_output(&tokenize.format, "json|jsonl"),
+        flag_output_file(&tokenize.output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);
-    if (code < 0 && !tokenize.model) code = options_fail(&options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
+    if (code < 0 && !tokenize.model) code = flags_fail_model(&options);
     if (code < 0 && tokenize.prompt && tokenize.file) code = options_fail(&options, "--prompt and --file exclude each other");
     if (code < 0 && tokenize.prompt && tokenize.jsonl)
         code = options_fail(&options, "--jsonl reads a file or standard input, not --prompt");

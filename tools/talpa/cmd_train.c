@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "options_config.h"
 #include "output.h"
@@ -114,7 +115,8 @@ static int run(struct train *train, struct talpa_model *model)
     if (status != TALPA_OK) {
         output_discard(&output);
         if (status != TALPA_E_INTERRUPTED) return program_fail(status);
-        program_error("interrupted after step %d; checkpoint and adapter are saved in %s; --resume-from auto goes on", train->last_step, train->flags.options.output_dir);
+        program_error("interrupted after step %d; checkpoint and adapter are saved in %s; --resume-from auto goes on", train->last_step,
+                      train->flags.options.output_dir);
         return talpa_exit_code(status);
     }
     print_result(&output, (enum output_format)train->format, train, &result);
@@ -124,7 +126,7 @@ static int run(struct train *train, struct talpa_model *model)
 static int check(struct train *train, const struct options *options)
 {
     const struct talpa_train_options *o = &train->flags.options;
-    if (!train->model) return options_fail(options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
+    if (!train->model) return flags_fail_model(options);
     if (train->fake_device && !train->dry_run) return options_fail(options, "--fake-device can only be planned for: add --dry-run");
     if (train->fake_device && train->device) return options_fail(options, "--device and --fake-device exclude each other");
     if (!train->dry_run && !o->data) return options_fail(options, "--data is missing: a JSONL file of training rows");
@@ -152,12 +154,7 @@ int cmd_train(int argc, char **argv)
                                .summary = "Fine-tunes LoRA or a mixture of LoRA experts on a frozen model."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Files"},
-        {.kind = OPTION_TEXT,
-         .name = "model",
-         .letter = 'm',
-         .target = &train.model,
-         .argument = "MODEL",
-         .help = "GGUF file, Hugging Face folder, or random:tiny"},
+        flag_model(&train.model),
         {.kind = OPTION_TEXT, .name = "data", .target = &o->data, .argument = "FILE", .help = "training rows, JSONL"},
         {.kind = OPTION_TEXT,
          .name = "eval-data",
@@ -174,15 +171,8 @@ int cmd_train(int argc, char **argv)
          .target = &o->init_lora,
          .argument = "DIR",
          .help = "start from this adapter's parameters"},
-        {.kind = OPTION_FLAG,
-         .name = "allow-other-base",
-         .target = &o->allow_other_base,
-         .help = "accept an adapter of another base model"},
-        {.kind = OPTION_TEXT,
-         .name = "chat-template",
-         .target = &o->chat_template,
-         .argument = "NAME",
-         .help = "for \"messages\" rows, instead of the model's own"},
+        flag_allow_other_base(&o->allow_other_base),
+        flag_chat_template(&o->chat_template),
         {.kind = OPTION_INT,
          .name = "save-steps",
          .target = &o->save_steps,
@@ -245,29 +235,15 @@ int cmd_train(int argc, char **argv)
          .target = &o->load_best_at_end,
          .help = "the adapter in --output-dir is the best measured one, not the last"},
         {.kind = OPTION_GROUP, .help = "Run and result"},
-        {.kind = OPTION_TEXT,
-         .name = "device",
-         .alias = "-dev",
-         .target = &train.device,
-         .argument = "DEVICE",
-         .help = "index or part of a name, see 'talpa devices'"},
+        flag_device(&train.device),
         {.kind = OPTION_FLAG, .name = "dry-run", .target = &train.dry_run, .help = "print the memory it would take and stop"},
         {.kind = OPTION_TEXT,
          .name = "fake-device",
          .target = &train.fake_device,
          .argument = "NAME",
          .help = "with --dry-run: amd, intel, nvidia or cpu"},
-        {.kind = OPTION_CHOICE,
-         .name = "output",
-         .letter = 'o',
-         .target = &train.format,
-         .argument = OUTPUT_FORMATS,
-         .help = "format of the result"},
-        {.kind = OPTION_TEXT,
-         .name = "output-file",
-         .target = &train.output_file,
-         .argument = "FILE",
-         .help = "result into FILE instead of stdout"},
+        flag_output(&train.format, OUTPUT_FORMATS),
+        flag_output_file(&train.output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     train_flags_add(&options, &train.flags);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "options.h"
 #include "output.h"
 #include "program.h"
@@ -26,8 +27,8 @@ struct report {
 static char *failure_text(const struct talpa_verify_check *check)
 {
     char text[1024];
-    snprintf(text, sizeof text, "%s, case '%s', tier %s, %s: error %.3g, tolerance %.3g: %s", check->op, check->case_name, check->tier, check->what,
-             check->max_error, check->tolerance, check->message);
+    snprintf(text, sizeof text, "%s, case '%s', tier %s, %s: error %.3g, tolerance %.3g: %s", check->op, check->case_name, check->tier,
+             check->what, check->max_error, check->tolerance, check->message);
     return strdup(text);
 }
 
@@ -68,8 +69,8 @@ static void print_md(FILE *file, const struct report *report, const struct progr
             report->n_failures ? "\n" : "");
     for (size_t i = 0; i < report->n_rows; i++) {
         const struct talpa_verify_row *row = &report->rows[i];
-        fprintf(file, "| %s | %s | %d | %d | %d | %.3g | %.1f |\n", row->op, row->tier, row->n_cases, row->n_checks, row->n_failed, row->worst,
-                row->seconds);
+        fprintf(file, "| %s | %s | %d | %d | %d | %.3g | %.1f |\n", row->op, row->tier, row->n_cases, row->n_checks, row->n_failed,
+                row->worst, row->seconds);
     }
 }
 
@@ -125,7 +126,8 @@ static void print_report(struct output *output, enum output_format format, const
     output_end(output, format, false);
 }
 
-static int verify(const struct program_device *device, const struct talpa_verify_options *options, const char *output_file, enum output_format format)
+static int verify(const struct program_device *device, const struct talpa_verify_options *options, const char *output_file,
+                  enum output_format format)
 {
     struct report report = {0};
     const struct talpa_verify_callbacks callbacks = {.check = on_check, .row = on_row, .user = &report};
@@ -141,7 +143,8 @@ static int verify(const struct program_device *device, const struct talpa_verify
             print_report(&output, format, &report, device, n_failed);
             code = output_close(&output);
             if (!code && n_failed) {
-                program_error("%d checks failed: do not trust results of this device; report them to the driver's authors with -o json", n_failed);
+                program_error("%d checks failed: do not trust results of this device; report them to the driver's authors with -o json",
+                              n_failed);
                 code = 3;
             }
         } else {
@@ -161,19 +164,24 @@ int cmd_verify(int argc, char **argv)
     static struct talpa_verify_options verify_options;
     static int format;
     static bool quick;
-    options = (struct options){.verb = "verify",
-                               .usage = "[options]",
-                               .summary = "Runs every op's test cases on a device: values against references in double precision, gradients against "
-                                          "finite differences, writes outside a buffer, repeatability. Exit code 3 if a check fails."};
+    options = (struct options){
+        .verb = "verify",
+        .usage = "[options]",
+        .summary = "Runs every op's test cases on a device: values against references in double precision, gradients against "
+                   "finite differences, writes outside a buffer, repeatability. Exit code 3 if a check fails."};
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "What"},
-        {.kind = OPTION_TEXT, .name = "device", .alias = "-dev", .target = &device_selector, .argument = "DEVICE", .help = "index or part of a name (default: TALPA_DEVICE, else GPU before CPU)"},
+        flag_device(&device_selector),
         {.kind = OPTION_TEXT, .name = "op", .target = &verify_options.op, .argument = "NAME", .help = "one op only"},
-        {.kind = OPTION_TEXT, .name = "tier", .target = &verify_options.tier, .argument = "TIER", .help = "kernels of one tier only: generic, cpu, clblast"},
+        {.kind = OPTION_TEXT,
+         .name = "tier",
+         .target = &verify_options.tier,
+         .argument = "TIER",
+         .help = "kernels of one tier only: generic, cpu, clblast"},
         {.kind = OPTION_FLAG, .name = "quick", .target = &quick, .help = "small cases only"},
         {.kind = OPTION_GROUP, .help = "Result"},
-        {.kind = OPTION_CHOICE, .name = "output", .letter = 'o', .target = &format, .argument = OUTPUT_FORMATS, .help = "format of the report"},
-        {.kind = OPTION_TEXT, .name = "output-file", .target = &output_file, .argument = "FILE", .help = "report into FILE instead of stdout"},
+        flag_output(&format, OUTPUT_FORMATS),
+        flag_output_file(&output_file),
     };
     options_add(&options, table, sizeof table / sizeof *table);
     int code = options_parse(&options, argc, argv);

@@ -40,7 +40,8 @@ const char *doctor_packages(enum talpa_vendor vendor)
 {
     switch (vendor) {
     case TALPA_VENDOR_AMD:
-        return "AMD: package mesa-opencl-icd with RUSTICL_ENABLE=radeonsi (Mesa 24 or later), or AMD's rocm-opencl-runtime; groups render and video";
+        return "AMD: package mesa-opencl-icd with RUSTICL_ENABLE=radeonsi (Mesa 24 or later), or AMD's rocm-opencl-runtime; groups render "
+               "and video";
     case TALPA_VENDOR_INTEL:
         return "Intel: package intel-opencl-icd (Debian), or Intel's current compute-runtime release; group render";
     case TALPA_VENDOR_NVIDIA:
@@ -83,8 +84,8 @@ static void check_driver(struct doctor_report *report, const char *path)
         dlclose(handle);
     } else {
         const char *reason = dlerror();
-        doctor_add(report, DOCTOR_PROBLEM, "icd", "install the package that owns this library, or remove the .icd file", "%s: %s does not load: %s", path,
-                   library, reason ? reason : "no reason given");
+        doctor_add(report, DOCTOR_PROBLEM, "icd", "install the package that owns this library, or remove the .icd file",
+                   "%s: %s does not load: %s", path, library, reason ? reason : "no reason given");
     }
 }
 
@@ -100,8 +101,9 @@ void doctor_check_icd(struct doctor_report *report)
     }
     DIR *dir = stat(folder, &info) ? NULL : opendir(folder);
     if (!dir) {
-        doctor_add(report, DOCTOR_PROBLEM, "icd", is_set ? "unset OCL_ICD_VENDORS or let it name a folder of .icd files" : "install a driver (see below)",
-                   "%s: %s", folder, strerror(errno));
+        doctor_add(report, DOCTOR_PROBLEM, "icd",
+                   is_set ? "unset OCL_ICD_VENDORS or let it name a folder of .icd files" : "install a driver (see below)", "%s: %s",
+                   folder, strerror(errno));
         return;
     }
     size_t n = 0;
@@ -113,7 +115,9 @@ void doctor_check_icd(struct doctor_report *report)
         n++;
     }
     closedir(dir);
-    if (!n) doctor_add(report, DOCTOR_PROBLEM, "icd", "install a driver (see below)", "%s: no .icd file, so the loader knows no driver", folder);
+    if (!n)
+        doctor_add(report, DOCTOR_PROBLEM, "icd", "install a driver (see below)", "%s: no .icd file, so the loader knows no driver",
+                   folder);
 }
 
 /* ---- devices and hardware ---- */
@@ -138,7 +142,9 @@ static void check_hardware(struct doctor_report *report, const struct talpa_devi
     static const struct {
         const char *id, *name, *word;
         enum talpa_vendor vendor;
-    } vendors[] = {{"0x1002", "AMD", "AMD", TALPA_VENDOR_AMD}, {"0x8086", "Intel", "Intel", TALPA_VENDOR_INTEL}, {"0x10de", "NVIDIA", "NVIDIA", TALPA_VENDOR_NVIDIA}};
+    } vendors[] = {{"0x1002", "AMD", "AMD", TALPA_VENDOR_AMD},
+                   {"0x8086", "Intel", "Intel", TALPA_VENDOR_INTEL},
+                   {"0x10de", "NVIDIA", "NVIDIA", TALPA_VENDOR_NVIDIA}};
     DIR *dir = opendir("/sys/bus/pci/devices");
     if (!dir) return;
     for (const struct dirent *entry; (entry = readdir(dir));) {
@@ -154,8 +160,8 @@ static void check_hardware(struct doctor_report *report, const struct talpa_devi
             if (vendor_seen(caps, n, vendors[v].word))
                 doctor_add(report, DOCTOR_OK, "hardware", NULL, "%s: %s graphics, with an OpenCL device", entry->d_name, vendors[v].name);
             else
-                doctor_add(report, DOCTOR_PROBLEM, "hardware", doctor_packages(vendors[v].vendor), "%s: %s graphics, but no OpenCL device of it",
-                           entry->d_name, vendors[v].name);
+                doctor_add(report, DOCTOR_PROBLEM, "hardware", doctor_packages(vendors[v].vendor),
+                           "%s: %s graphics, but no OpenCL device of it", entry->d_name, vendors[v].name);
         }
     }
     closedir(dir);
@@ -164,12 +170,14 @@ static void check_hardware(struct doctor_report *report, const struct talpa_devi
 void doctor_check_devices(struct doctor_report *report, const struct talpa_device_caps *caps, size_t n, const char *message)
 {
     for (size_t i = 0; i < n; i++)
-        doctor_add(report, DOCTOR_OK, "devices", NULL, "%zu: %s (%s, driver %s), %.1f GiB, largest buffer %.1f GiB", i, caps[i].name, caps[i].platform,
-                   caps[i].driver_version, (double)caps[i].global_mem_bytes / 0x1p30, (double)caps[i].max_alloc_bytes / 0x1p30);
+        doctor_add(report, DOCTOR_OK, "devices", NULL, "%zu: %s (%s, driver %s), %.1f GiB, largest buffer %.1f GiB", i, caps[i].name,
+                   caps[i].platform, caps[i].driver_version, (double)caps[i].global_mem_bytes / 0x1p30,
+                   (double)caps[i].max_alloc_bytes / 0x1p30);
     if (!n) {
         doctor_add(report, DOCTOR_PROBLEM, "devices", "install a driver; the CPU is enough for everything talpa does", "%s", message);
         static const enum talpa_vendor vendors[] = {TALPA_VENDOR_AMD, TALPA_VENDOR_INTEL, TALPA_VENDOR_NVIDIA, TALPA_VENDOR_POCL};
-        for (size_t v = 0; v < sizeof vendors / sizeof *vendors; v++) doctor_add(report, DOCTOR_NOTE, "devices", NULL, "%s", doctor_packages(vendors[v]));
+        for (size_t v = 0; v < sizeof vendors / sizeof *vendors; v++)
+            doctor_add(report, DOCTOR_NOTE, "devices", NULL, "%s", doctor_packages(vendors[v]));
     }
     check_hardware(report, caps, n);
 }
@@ -223,7 +231,10 @@ static void check_cache(struct doctor_report *report)
     else snprintf(path, sizeof path, "%s/.cache/talpa", home ? home : "");
     if (!access(path, W_OK)) doctor_add(report, DOCTOR_OK, "cache", NULL, "%s can be written", path);
     else if (errno == ENOENT) doctor_add(report, DOCTOR_NOTE, "cache", NULL, "%s does not exist yet", path);
-    else doctor_add(report, DOCTOR_PROBLEM, "cache", "set TALPA_CACHE_DIR to a folder of yours: without it kernels are compiled at every start", "%s: %s", path, strerror(errno));
+    else
+        doctor_add(report, DOCTOR_PROBLEM, "cache",
+                   "set TALPA_CACHE_DIR to a folder of yours: without it kernels are compiled at every start", "%s: %s", path,
+                   strerror(errno));
 }
 
 static void check_memory(struct doctor_report *report)
@@ -236,8 +247,9 @@ static void check_memory(struct doctor_report *report)
         sscanf(line, "MemAvailable: %llu", &available);
     }
     if (file) fclose(file);
-    if (total) doctor_add(report, DOCTOR_OK, "memory", NULL, "%.1f of %.1f GiB available, %ld processors", (double)available / 0x1p20, (double)total / 0x1p20,
-                          sysconf(_SC_NPROCESSORS_ONLN));
+    if (total)
+        doctor_add(report, DOCTOR_OK, "memory", NULL, "%.1f of %.1f GiB available, %ld processors", (double)available / 0x1p20,
+                   (double)total / 0x1p20, sysconf(_SC_NPROCESSORS_ONLN));
 }
 
 void doctor_check_environment(struct doctor_report *report)
@@ -261,7 +273,8 @@ void doctor_check_environment(struct doctor_report *report)
     };
     for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
         const char *value = getenv(variables[i].name);
-        if (value && *value) doctor_add(report, DOCTOR_NOTE, "environment", NULL, "%s=%s (%s)", variables[i].name, value, variables[i].meaning);
+        if (value && *value)
+            doctor_add(report, DOCTOR_NOTE, "environment", NULL, "%s=%s (%s)", variables[i].name, value, variables[i].meaning);
     }
     check_cache(report);
     check_memory(report);

@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "flags_common.h"
+
 void generate_flags_default(struct generate_flags *flags, int max_tokens)
 {
     *flags = (struct generate_flags){.max_tokens = max_tokens};
@@ -18,14 +20,10 @@ void generate_flags_add(struct options *options, struct generate_flags *flags)
     struct talpa_sampling *sampling = &flags->sampling;
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Model"},
-        {.kind = OPTION_TEXT, .name = "model", .letter = 'm', .target = &flags->model, .argument = "MODEL", .help = "GGUF file, Hugging Face folder, or random:tiny"},
-        {.kind = OPTION_TEXT, .name = "lora", .target = &session->lora, .argument = "DIR", .help = "adapter folder; none: the base model", .once = true},
-        {.kind = OPTION_FLAG, .name = "allow-other-base", .target = &session->allow_other_base, .help = "accept an adapter of another base model"},
-        {.kind = OPTION_TEXT,
-         .name = "chat-template",
-         .target = &flags->chat_template,
-         .argument = "NAME",
-         .help = "instead of the model's own"},
+        flag_model(&flags->model),
+        flag_lora(&session->lora),
+        flag_allow_other_base(&session->allow_other_base),
+        flag_chat_template(&flags->chat_template),
         {.kind = OPTION_TEXT, .name = "system", .target = &flags->system, .argument = "TEXT", .help = "system turn of the conversation"},
         {.kind = OPTION_GROUP, .help = "Length"},
         {.kind = OPTION_INT,
@@ -89,14 +87,13 @@ void generate_flags_add(struct options *options, struct generate_flags *flags)
          .argument = "T",
          .help = "0: always the most likely token, without the filters above",
          .max = 1e6},
-        {.kind = OPTION_SEED, .name = "seed", .target = &sampling->seed, .argument = "N", .help = "of the draws; the same seed gives the same answer"},
+        {.kind = OPTION_SEED,
+         .name = "seed",
+         .target = &sampling->seed,
+         .argument = "N",
+         .help = "of the draws; the same seed gives the same answer"},
         {.kind = OPTION_GROUP, .help = "Run"},
-        {.kind = OPTION_TEXT,
-         .name = "device",
-         .alias = "-dev",
-         .target = &flags->device,
-         .argument = "DEVICE",
-         .help = "index or part of a name, see 'talpa devices'"},
+        flag_device(&flags->device),
         {.kind = OPTION_INT,
          .name = "ubatch-size",
          .alias = "-ub",
@@ -105,23 +102,15 @@ void generate_flags_add(struct options *options, struct generate_flags *flags)
          .help = "prompt tokens per pass",
          .min = 1,
          .max = 1 << 16},
-        {.kind = OPTION_CHOICE,
-         .name = "base-dtype",
-         .target = &flags->base_dtype,
-         .argument = "auto|native|bf16|f32",
-         .help = "frozen weights on the device"},
-        {.kind = OPTION_CHOICE,
-         .name = "expert-dispatch",
-         .target = &flags->dispatch,
-         .argument = "auto|dense|sparse",
-         .help = "how experts are computed"},
+        flag_base_dtype(&flags->base_dtype),
+        flag_expert_dispatch(&flags->dispatch),
     };
     options_add(options, table, sizeof table / sizeof *table);
 }
 
 int generate_flags_finish(struct options *options, struct generate_flags *flags)
 {
-    if (!flags->model) return options_fail(options, "--model (-m) is missing: a GGUF file, a model folder, or random:tiny");
+    if (!flags->model) return flags_fail_model(options);
     for (size_t i = 0; i < flags->stop.n; ++i)
         if (!*flags->stop.text[i]) return options_fail(options, "--stop: found an empty text");
     flags->session.base_dtype = (enum talpa_base_dtype)flags->base_dtype;
@@ -134,14 +123,14 @@ int generate_flags_open(struct talpa_session **session, const struct generate_fl
     struct program_device device;
     const int code = program_device_choose(&device, flags->device, NULL);
     if (code >= 0) return code;
-    program_note("device %zu: %s (%s)", device.index, device.caps.name, device.caps.platform);
+    program_device_note(&device);
     const enum talpa_status status = talpa_session_open(session, model, device.index, &flags->session);
     if (status != TALPA_OK) return program_fail(status);
     if (options_verbosity > 0) {
         const struct talpa_session_info info = talpa_session_info(*session);
-        program_note("%d x %d tokens of context; weights %.1f MiB, adapter %.1f, cache %.1f, activations %.1f", info.n_sequences, info.n_ctx,
-                     (double)info.weight_bytes / 1048576.0, (double)info.adapter_bytes / 1048576.0, (double)info.cache_bytes / 1048576.0,
-                     (double)info.activation_bytes / 1048576.0);
+        program_note("%d x %d tokens of context; weights %.1f MiB, adapter %.1f, cache %.1f, activations %.1f", info.n_sequences,
+                     info.n_ctx, (double)info.weight_bytes / 1048576.0, (double)info.adapter_bytes / 1048576.0,
+                     (double)info.cache_bytes / 1048576.0, (double)info.activation_bytes / 1048576.0);
     }
     return -1;
 }
@@ -161,6 +150,6 @@ void generate_flags_timing(const struct talpa_session *session, const struct tal
     const struct talpa_session_info now = talpa_session_info(session);
     const int64_t prompt = now.n_prompt_tokens - before->n_prompt_tokens, decode = now.n_decode_tokens - before->n_decode_tokens;
     const double prompt_s = now.prompt_s - before->prompt_s, decode_s = now.decode_s - before->decode_s;
-    program_note("prompt %" PRId64 " tokens, %.1f tok/s; decoding %" PRId64 " tokens, %.1f tok/s", prompt, prompt_s > 0 ? (double)prompt / prompt_s : 0.0,
-                 decode, decode_s > 0 ? (double)decode / decode_s : 0.0);
+    program_note("prompt %" PRId64 " tokens, %.1f tok/s; decoding %" PRId64 " tokens, %.1f tok/s", prompt,
+                 prompt_s > 0 ? (double)prompt / prompt_s : 0.0, decode, decode_s > 0 ? (double)decode / decode_s : 0.0);
 }

@@ -110,7 +110,8 @@ int main(int argc, char **argv)
         printf("talpa %s\n", TALPA_VERSION_STRING);
         return output_flush_stdout();
     }
-    if ((!strcmp(word, "man") && argc <= 3) || (!strcmp(word, "completion") && argc == 2)) return print_document(word, argc > 2 ? argv[2] : NULL);
+    if ((!strcmp(word, "man") && argc <= 3) || (!strcmp(word, "completion") && argc == 2))
+        return print_document(word, argc > 2 ? argv[2] : NULL);
     char *help_argv[] = {argc > 2 ? argv[2] : argv[1], "--help", NULL};
     if (!strcmp(word, "help")) {
         word = argv[2];

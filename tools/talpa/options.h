@@ -59,9 +59,8 @@ struct options {
 /** Appends copies of `n` entries. */
 void options_add(struct options *options, const struct option *entries, size_t n);
 
-/** Appends -v, -q and --help, then reads environment and command line (argv[0] is the verb). Returns -1 to go on, else the exit code: 0
- * after
- *  --help, 2 after a message on stderr that names the flag, what was found and what was expected. */
+/** Appends -v, -q and --help, then reads environment and command line (argv[0] is the verb). Returns -1 to go on, else the exit code:
+ *  0 after --help, 2 after a message on stderr that names the flag, what was found and what was expected. */
 int options_parse(struct options *options, int argc, char **argv);
 void options_free(struct options *options);
 

@@ -127,7 +127,8 @@ static int read_value(struct reader *r, struct option *option, const char *key, 
     if (*r->next == '"') {
         code = read_string(r, &value);
         if (code >= 0) return code;
-        if (option && (option->kind == OPTION_FLAG || option->kind == OPTION_INT || option->kind == OPTION_REAL || option->kind == OPTION_SEED))
+        if (option &&
+            (option->kind == OPTION_FLAG || option->kind == OPTION_INT || option->kind == OPTION_REAL || option->kind == OPTION_SEED))
             return options_fail(r->options, "%s:%d: %s: found a string, expected %s", r->path, r->line, key,
                                 option->kind == OPTION_FLAG ? "true or false" : "a number");
         return option ? set(r, option, key, value) : -1;
@@ -138,7 +139,8 @@ static int read_value(struct reader *r, struct option *option, const char *key, 
     *r->next = '\0';
     const bool is_word = !strcmp(value, "true") || !strcmp(value, "false"), is_null = !strcmp(value, "null");
     if (!*value || !(is_word || is_null || strspn(value, "0123456789+-.eE") == strlen(value)))
-        return options_fail(r->options, "%s:%d: %s: found '%.40s', expected a string, a number, true, false or null", r->path, r->line, key, value);
+        return options_fail(r->options, "%s:%d: %s: found '%.40s', expected a string, a number, true, false or null", r->path, r->line, key,
+                            value);
     if (!option || is_null) return -1;
     if (is_word != (option->kind == OPTION_FLAG))
         return options_fail(r->options, "%s:%d: %s: found %s, expected %s", r->path, r->line, key, value,
@@ -150,7 +152,8 @@ static int read_value(struct reader *r, struct option *option, const char *key, 
 
 static int read_list(struct reader *r, struct option *option, const char *key)
 {
-    if (option && option->kind != OPTION_TEXTS) return options_fail(r->options, "%s:%d: %s: found a list, expected one value", r->path, r->line, key);
+    if (option && option->kind != OPTION_TEXTS)
+        return options_fail(r->options, "%s:%d: %s: found a list, expected one value", r->path, r->line, key);
     ++r->next;
     int code = skip(r);
     while (code < 0 && *r->next != ']') {
@@ -186,9 +189,13 @@ static int read_member(struct reader *r, char *end)
         if (is_name(known->name, key) || (known->alias && is_name(known->alias + (known->alias[0] == '-'), key))) option = known;
     }
     if (!option && strcmp(key, "verb") && strcmp(key, "talpa_version")) return fail_key(r, key);
-    if (!strcmp(key, "verb") && *r->next == '"' && strncmp(r->next + 1, r->options->verb, strcspn(r->next + 1, "\"")))
-        return options_fail(r->options, "%s:%d: verb: found %.*s, expected \"%s\"", r->path, r->line, (int)strcspn(r->next + 1, "\"") + 2, r->next,
-                            r->options->verb);
+    if (!strcmp(key, "verb") && *r->next == '"') {
+        const char *verb = r->next + 1;
+        const size_t n = strcspn(verb, "\"");
+        if (n != strlen(r->options->verb) || strncmp(verb, r->options->verb, n))
+            return options_fail(r->options, "%s:%d: verb: found \"%.*s\", expected \"%s\"", r->path, r->line, n < 40 ? (int)n : 40, verb,
+                                r->options->verb);
+    }
     code = *r->next == '[' ? read_list(r, option, key) : read_value(r, option, key, &mark);
     if (code >= 0) return code;
     if (mark) *r->next = mark;
@@ -310,7 +317,9 @@ void options_config_write(FILE *file, const struct options *options)
     fprintf(file, "{\n  \"verb\": \"%s\",\n  \"talpa_version\": \"%s\"", options->verb, TALPA_VERSION_STRING);
     for (size_t i = 0; i < options->n; ++i) {
         const struct option *option = &options->list[i];
-        if (option->kind == OPTION_GROUP || option->kind == OPTION_LATER || option->kind == OPTION_LATER_FLAG || !options_is_setting(option)) continue;
+        if (option->kind == OPTION_GROUP || option->kind == OPTION_LATER || option->kind == OPTION_LATER_FLAG ||
+            !options_is_setting(option))
+            continue;
         char name[96];
         snprintf(name, sizeof name, "%s", option->name);
         for (char *c = name; *c; ++c)

@@ -1,6 +1,6 @@
-/* Flags from and to a JSON file: one object, a member per flag with '_' for '-' ("learning_rate": 1e-4), comments (// and slash-star) allowed.
- * Values are strings, numbers, true or false, lists of strings for flags that may be repeated; null leaves a flag alone. "verb" and
- * "talpa_version", which a dump begins with, are no flags. */
+/* Flags from and to a JSON file: one object, a member per flag with '_' for '-' ("learning_rate": 1e-4), comments (// and slash-star)
+ * allowed. Values are strings, numbers, true or false, lists of strings for flags that may be repeated; null leaves a flag alone. "verb"
+ * and "talpa_version", which a dump begins with, are no flags. */
 #ifndef OPTIONS_CONFIG_H
 #define OPTIONS_CONFIG_H
 

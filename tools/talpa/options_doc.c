@@ -58,7 +58,8 @@ static void heading(const char *verb, const char *summary)
     size_t n = (size_t)snprintf(title, sizeof title, "TALPA%s%s", verb ? "-" : "", verb ? verb : "");
     for (size_t i = 0; i < n && i < sizeof title; ++i)
         if (title[i] >= 'a' && title[i] <= 'z') title[i] = (char)(title[i] - 'a' + 'A');
-    printf(".TH %s 1 \"\" \"talpa %s\" \"talpa\"\n.SH NAME\ntalpa%s%s \\- ", title, TALPA_VERSION_STRING, verb ? "\\-" : "", verb ? verb : "");
+    printf(".TH %s 1 \"\" \"talpa %s\" \"talpa\"\n.SH NAME\ntalpa%s%s \\- ", title, TALPA_VERSION_STRING, verb ? "\\-" : "",
+           verb ? verb : "");
     roff(summary);
     putchar('\n');
 }

@@ -139,6 +139,11 @@ int program_device_choose(struct program_device *out, const char *selector, cons
     return status == TALPA_OK ? -1 : program_fail(status);
 }
 
+void program_device_note(const struct program_device *device)
+{
+    program_note("device %zu: %s (%s)", device->index, device->caps.name, device->caps.platform);
+}
+
 const char *program_device_type(enum talpa_device_type type)
 {
     switch (type) {

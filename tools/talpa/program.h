@@ -55,6 +55,8 @@ struct program_device {
 };
 /** Returns -1, or an exit code after a message. */
 int program_device_choose(struct program_device *out, const char *selector, const char *fake);
+/** Which device was chosen, as a line on stderr. */
+void program_device_note(const struct program_device *device);
 const char *program_device_type(enum talpa_device_type type);
 const char *program_device_vendor(enum talpa_vendor vendor);
 

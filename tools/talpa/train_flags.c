@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "flags_common.h"
 #include "program.h"
 
 enum { LORA_RANK_DEFAULT = 32 }; /* as many columns as 8 experts of rank 4: the baseline of arXiv 2405.00361 */
@@ -39,20 +40,18 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {OPTION_CHOICE, "aux-on", 0, NULL, &f->aux_on, "shifted|probability", "adamole: balance p - threshold, or p", 0, 0, false, 0},
         {OPTION_FLAG, "aux-include-pads", 0, NULL, &o->aux_include_pads, NULL, "count pads in that loss, as the published code does", 0, 0,
          false, 0},
-        {OPTION_CHOICE, "expert-dispatch", 0, NULL, &f->dispatch, "auto|dense|sparse", "how experts are computed; the result is the same",
-         0, 0, false, 0},
+        flag_expert_dispatch(&f->dispatch),
         {.kind = OPTION_GROUP, .help = "Batch"},
         {OPTION_INT, "batch-size", 'b', NULL, &o->batch_size, "N", "examples, or packed rows, per micro-batch", 1, 65536, false, 0},
         {OPTION_INT, "max-seq-length", 'c', "ctx-size", &o->max_seq_length, "N", "tokens per example or packed row", 2, 1 << 20, false, 0},
         {OPTION_INT, "gradient-accumulation-steps", 0, NULL, &o->accumulation, "N", "micro-batches per optimizer step", 1, 1 << 20, false,
          0},
         {OPTION_FLAG, "no-shuffle", 0, NULL, &o->no_shuffle, NULL, "take the examples in file order", 0, 0, false, 0},
-        {OPTION_CHOICE, "base-dtype", 0, NULL, &f->base_dtype, "auto|native|bf16|f32",
-         "frozen weights on the device; native: as in the file", 0, 0, false, 0},
+        flag_base_dtype(&f->base_dtype),
         {OPTION_CHOICE, "compute-dtype", 0, NULL, &f->compute_dtype, "auto|f32|bf16", "of the arithmetic (bf16: not in this version)", 0, 0,
          false, 0},
-        {OPTION_FLAG, "packing", 0, NULL, &o->packing, NULL,
-         "several examples per row of --max-seq-length; they do not see each other", 0, 0, false, 0},
+        {OPTION_FLAG, "packing", 0, NULL, &o->packing, NULL, "several examples per row of --max-seq-length; they do not see each other", 0,
+         0, false, 0},
         {OPTION_FLAG, "gradient-checkpointing", 0, NULL, &o->gradient_checkpointing, NULL,
          "compute each layer twice instead of keeping its values: less memory, same result", 0, 0, false, 0},
         {OPTION_LATER, "ubatch-size", 0, "-ub", NULL, "N", "use --batch-size", 0, 0, false, 0},
@@ -60,9 +59,11 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {OPTION_INT, "max-steps", 0, NULL, &o->max_steps, "N", "optimizer steps; 0: as the epochs say", 0, big, false, 0},
         {OPTION_REAL, "num-train-epochs", 0, NULL, &o->num_epochs, "X", "passes over the data", 0, 1e6, false, 0},
         {OPTION_REAL, "learning-rate", 0, "lr", &o->learning_rate, "X", "after the warm-up", 0, 1e3, false, 0},
-        {OPTION_CHOICE, "lr-scheduler", 0, NULL, &f->schedule, "constant|linear|cosine|constant_with_warmup", "learning rate after the warm-up", 0, 0, false, 0},
+        {OPTION_CHOICE, "lr-scheduler", 0, NULL, &f->schedule, "constant|linear|cosine|constant_with_warmup",
+         "learning rate after the warm-up", 0, 0, false, 0},
         {OPTION_INT, "warmup-steps", 0, NULL, &o->warmup_steps, "N", "steps of linear rise", 0, big, false, 0},
-        {OPTION_REAL, "warmup-ratio", 0, NULL, &o->warmup_ratio, "X", "the same as a part of all steps; if --warmup-steps is 0", 0, 1, false, 0},
+        {OPTION_REAL, "warmup-ratio", 0, NULL, &o->warmup_ratio, "X", "the same as a part of all steps; if --warmup-steps is 0", 0, 1,
+         false, 0},
         {OPTION_REAL, "weight-decay", 0, NULL, &o->weight_decay, "X", "decoupled", 0, 1e3, false, 0},
         {OPTION_REAL, "max-grad-norm", 0, NULL, &o->max_grad_norm, "X", "clip the gradient's norm; 0: no clipping", 0, 1e9, false, 0},
         {OPTION_SEED, "seed", 's', NULL, &o->seed, "N", "same seed, device and flags: same digests", 0, 0, false, 0},
