@@ -46,8 +46,8 @@ enum talpa_status talpa_modules_parse(unsigned *out, const char *list)
         for (int i = 0; i < TALPA_N_MODULES; i++)
             if (strlen(words[i]) == stem && !strncmp(words[i], at, stem)) module = i;
         if (module < 0 || found & 1u << module)
-            return tp_fail(TALPA_E_ARGUMENT, "--lora-modules '%s': '%.*s' is %s, expected a list of q,k,v,o,gate,up,down, or all", list, (int)n, at,
-                           module < 0 ? "unknown" : "given twice");
+            return tp_fail(TALPA_E_ARGUMENT, "--lora-modules '%s': '%.*s' is %s, expected a list of q,k,v,o,gate,up,down, or all", list,
+                           (int)n, at, module < 0 ? "unknown" : "given twice");
         found |= 1u << module;
         if (!at[n]) break;
         at += n + 1;
@@ -58,7 +58,12 @@ enum talpa_status talpa_modules_parse(unsigned *out, const char *list)
 
 struct talpa_adapter_config talpa_adapter_default(void)
 {
-    return (struct talpa_adapter_config){.routing = TALPA_ROUTING_ADAMOLE, .rank = 4, .n_experts = 8, .top_k = 2, .alpha = 16.0, .dropout = 0.05,
+    return (struct talpa_adapter_config){.routing = TALPA_ROUTING_ADAMOLE,
+                                         .rank = 4,
+                                         .n_experts = 8,
+                                         .top_k = 2,
+                                         .alpha = 16.0,
+                                         .dropout = 0.05,
                                          .modules = TALPA_MODULE_Q | TALPA_MODULE_K | TALPA_MODULE_V | TALPA_MODULE_O};
 }
 
@@ -66,13 +71,17 @@ struct talpa_adapter_config talpa_adapter_default(void)
 
 static enum talpa_status check(const struct talpa_adapter_config *c)
 {
-    if (c->rank < 1 || c->rank > 4096) return tp_fail(TALPA_E_ARGUMENT, "the rank is %d, expected 1 to 4096 (--lora-rank, --expert-rank)", c->rank);
+    if (c->rank < 1 || c->rank > 4096)
+        return tp_fail(TALPA_E_ARGUMENT, "the rank is %d, expected 1 to 4096 (--lora-rank, --expert-rank)", c->rank);
     if (c->n_experts < 1 || c->n_experts > 256) return tp_fail(TALPA_E_ARGUMENT, "--num-experts is %d, expected 1 to 256", c->n_experts);
     if (c->routing == TALPA_ROUTING_TOPK && (c->top_k < 1 || c->top_k > c->n_experts))
         return tp_fail(TALPA_E_ARGUMENT, "--router-top-k is %d, expected 1 to the number of experts %d", c->top_k, c->n_experts);
-    if (!(c->threshold >= 0.0 && c->threshold <= 1.0)) return tp_fail(TALPA_E_ARGUMENT, "--router-threshold is %g, expected 0 to 1", c->threshold);
-    if (!(c->max_threshold >= 0.0 && c->max_threshold <= 1.0)) return tp_fail(TALPA_E_ARGUMENT, "--max-threshold is %g, expected 0 to 1", c->max_threshold);
-    if (!(c->dropout >= 0.0 && c->dropout < 1.0)) return tp_fail(TALPA_E_ARGUMENT, "--lora-dropout is %g, expected at least 0 and below 1", c->dropout);
+    if (!(c->threshold >= 0.0 && c->threshold <= 1.0))
+        return tp_fail(TALPA_E_ARGUMENT, "--router-threshold is %g, expected 0 to 1", c->threshold);
+    if (!(c->max_threshold >= 0.0 && c->max_threshold <= 1.0))
+        return tp_fail(TALPA_E_ARGUMENT, "--max-threshold is %g, expected 0 to 1", c->max_threshold);
+    if (!(c->dropout >= 0.0 && c->dropout < 1.0))
+        return tp_fail(TALPA_E_ARGUMENT, "--lora-dropout is %g, expected at least 0 and below 1", c->dropout);
     if (!(c->alpha > 0.0 && c->alpha < 1e6)) return tp_fail(TALPA_E_ARGUMENT, "--lora-alpha is %g, expected above 0", c->alpha);
     if (!c->modules) return tp_fail(TALPA_E_ARGUMENT, "--lora-modules names no module");
     return TALPA_OK;
@@ -103,7 +112,8 @@ static void bank_shape(const struct tp_adapter *adapter, const struct tp_adapter
 
 static enum talpa_status add_tensor(struct tp_adapter *adapter, int module_index, enum tp_tensor_kind kind, int expert)
 {
-    static const char *const suffixes[TP_N_TENSOR_KINDS] = {"lora_A", "lora_B", "lora_gating.weight", "lora_threshold.weight", "lora_threshold.bias"};
+    static const char *const suffixes[TP_N_TENSOR_KINDS] = {"lora_A", "lora_B", "lora_gating.weight", "lora_threshold.weight",
+                                                            "lora_threshold.bias"};
     const struct tp_adapter_module *module = &adapter->modules[module_index];
     const bool per_expert = kind <= TP_TENSOR_B;
     const int rank = adapter->config.rank;
@@ -115,11 +125,14 @@ static enum talpa_status add_tensor(struct tp_adapter *adapter, int module_index
     int64_t dim[2];
     bank_shape(adapter, module, kind, dim);
     *tensor = (struct tp_adapter_tensor){
-        .name = tp_arena_printf(&adapter->arena, "base_model.model.model.layers.%d.%s.%s", module->layer, tp_linear_name(module->linear), suffix),
+        .name = tp_arena_printf(&adapter->arena, "base_model.model.model.layers.%d.%s.%s", module->layer, tp_linear_name(module->linear),
+                                suffix),
         .kind = kind,
         .module = module_index,
         .expert = expert,
-        .rows = kind == TP_TENSOR_A ? rank : kind == TP_TENSOR_B ? (int)dim[1] : (int)dim[0],
+        .rows = kind == TP_TENSOR_A   ? rank
+                : kind == TP_TENSOR_B ? (int)dim[1]
+                                      : (int)dim[0],
         .columns = kind == TP_TENSOR_B ? rank : (int)dim[1],
         .offset = module->offset[kind] + (per_expert ? (int64_t)expert * rank * dim[1] : 0),
         .flag = per_expert && adapter->router->skips_unselected ? module_index * TP_CONCAT_ALIGN + expert : -1,
@@ -131,14 +144,20 @@ static enum talpa_status lay_out(struct tp_adapter *adapter, const struct talpa_
 {
     const int n_layers = model->config.n_layers, n_experts = adapter->config.n_experts;
     adapter->modules = tp_arena_array(&adapter->arena, (size_t)n_layers * TP_N_LINEARS, sizeof *adapter->modules);
-    adapter->tensors = tp_arena_array(&adapter->arena, (size_t)n_layers * TP_N_LINEARS * (2 * (size_t)n_experts + 3), sizeof *adapter->tensors);
+    adapter->tensors =
+        tp_arena_array(&adapter->arena, (size_t)n_layers * TP_N_LINEARS * (2 * (size_t)n_experts + 3), sizeof *adapter->tensors);
     if (!adapter->modules || !adapter->tensors) return TALPA_E_DEVICE;
     for (int layer = 0; layer < n_layers; layer++) {
         for (int linear = 0; linear < TP_N_LINEARS; linear++) {
             if (!(adapter->config.modules & 1u << linear)) continue;
             const int index = adapter->n_modules++;
             struct tp_adapter_module *module = &adapter->modules[index];
-            *module = (struct tp_adapter_module){.layer = layer, .linear = (enum tp_linear)linear, .counts = TALPA_NONE, .weight = TALPA_NONE, .sel = TALPA_NONE, .raw = TALPA_NONE};
+            *module = (struct tp_adapter_module){.layer = layer,
+                                                 .linear = (enum tp_linear)linear,
+                                                 .counts = TALPA_NONE,
+                                                 .weight = TALPA_NONE,
+                                                 .sel = TALPA_NONE,
+                                                 .raw = TALPA_NONE};
             tp_linear_shape(&model->config, module->linear, &module->d_out, &module->d_in);
             for (int kind = 0; kind < TP_N_TENSOR_KINDS; kind++) {
                 int64_t dim[2];
@@ -185,8 +204,9 @@ void tp_adapter_get(float *values, const struct tp_adapter *adapter, const float
     const float *source = bank + t->offset;
     for (int i = 0; i < t->rows; i++)
         for (int j = 0; j < t->columns; j++)
-            values[(size_t)i * (size_t)t->columns + (size_t)j] =
-                t->kind == TP_TENSOR_B ? source[(size_t)j * (size_t)t->rows + (size_t)i] : source[(size_t)i * (size_t)t->columns + (size_t)j];
+            values[(size_t)i * (size_t)t->columns + (size_t)j] = t->kind == TP_TENSOR_B
+                                                                     ? source[(size_t)j * (size_t)t->rows + (size_t)i]
+                                                                     : source[(size_t)i * (size_t)t->columns + (size_t)j];
 }
 
 void tp_adapter_put(float *bank, const struct tp_adapter *adapter, int index, const float *values)
@@ -213,7 +233,8 @@ void tp_adapter_init(float *bank, const struct tp_adapter *adapter, uint64_t see
         const struct tp_adapter_tensor *t = &adapter->tensors[i];
         if (t->kind == TP_TENSOR_B) continue; /* zero: the adapted model starts as the base */
         const uint64_t stream = tp_hash_bytes(t->name, strlen(t->name));
-        tp_rng_fill_splitmix(bank + t->offset, (int64_t)t->rows * t->columns, seed, stream, 1.0 / sqrt((double)adapter->modules[t->module].d_in));
+        tp_rng_fill_splitmix(bank + t->offset, (int64_t)t->rows * t->columns, seed, stream,
+                             1.0 / sqrt((double)adapter->modules[t->module].d_in));
     }
 }
 
@@ -263,8 +284,8 @@ enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_ad
     return tp_graph_state(graph, &attach->params, "adapter.params", tp_type_1d(TALPA_F32, TP_STEP_NONE, adapter->bank_elements));
 }
 
-static enum talpa_status parameter(struct tp_adapter_graph *attach, talpa_value *out, struct talpa_graph *graph, const struct tp_adapter_module *module,
-                                   enum tp_tensor_kind kind)
+static enum talpa_status parameter(struct tp_adapter_graph *attach, talpa_value *out, struct talpa_graph *graph,
+                                   const struct tp_adapter_module *module, enum tp_tensor_kind kind)
 {
     struct talpa_shape shape = {.rank = kind == TP_TENSOR_THRESHOLD_BIAS ? 1 : 2};
     bank_shape(attach->adapter, module, kind, shape.dim);
@@ -305,8 +326,8 @@ static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_gra
 }
 
 /* Dropout on the adapter's input in training; the random stream is the module's, or that of one of its experts. */
-static enum talpa_status drop(struct tp_adapter_graph *attach, talpa_value *x, struct talpa_graph *graph, const struct tp_adapter_module *module,
-                              int expert)
+static enum talpa_status drop(struct tp_adapter_graph *attach, talpa_value *x, struct talpa_graph *graph,
+                              const struct tp_adapter_module *module, int expert)
 {
     const double p = attach->adapter->config.dropout;
     if (!attach->is_training || p <= 0.0) return TALPA_OK;
@@ -319,7 +340,8 @@ static enum talpa_status drop(struct tp_adapter_graph *attach, talpa_value *x, s
 static enum talpa_status apply(talpa_value *y, struct talpa_graph *graph, talpa_value y0, talpa_value x, talpa_value a, talpa_value bt,
                                const struct gate *gate, const struct talpa_adapter_config *c)
 {
-    return talpa_lora_expert(y, graph, y0, x, a, bt, gate->weight, gate->sel, gate->counts, gate->list, c->n_experts, c->rank, (float)(c->alpha / c->rank));
+    return talpa_lora_expert(y, graph, y0, x, a, bt, gate->weight, gate->sel, gate->counts, gate->list, c->n_experts, c->rank,
+                             (float)(c->alpha / c->rank));
 }
 
 enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value frozen, int layer,
@@ -358,4 +380,10 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
         TP_TRY(apply(y, graph, *y, dropped, a, bt, &own, c));
     }
     return TALPA_OK;
+}
+
+bool tp_adapter_is_sparse(const struct tp_adapter *adapter, enum talpa_expert_dispatch dispatch)
+{
+    if (!adapter || !adapter->router->has_gating) return false;
+    return dispatch == TALPA_DISPATCH_SPARSE || (dispatch == TALPA_DISPATCH_AUTO && adapter->config.routing == TALPA_ROUTING_TOPK);
 }

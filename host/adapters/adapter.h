@@ -1,13 +1,14 @@
 /* Adapters on a model: where every trainable tensor lives in the parameter bank, how it enters the graph, how it is saved.
  *
- * All trainable parameters lie in one flat f32 bank (state "adapter.params"). Per adapted linear: lora_a [E*rank, d_in], lora_bt [E*rank, d_out]
- * (the B matrices transposed, so that each expert is contiguous), gating [E, d_in], threshold weight [1, d_in], threshold bias [1]; each starts at
- * a multiple of TP_CONCAT_ALIGN elements. */
+ * All trainable parameters lie in one flat f32 bank (state "adapter.params"). Per adapted linear: lora_a [E*rank, d_in], lora_bt [E*rank,
+ * d_out] (the B matrices transposed, so that each expert is contiguous), gating [E, d_in], threshold weight [1, d_in], threshold bias [1];
+ * each starts at a multiple of TP_CONCAT_ALIGN elements. */
 #ifndef TP_ADAPTER_H
 #define TP_ADAPTER_H
 
 #include "adapters/router.h"
 #include "models/model.h"
+#include "talpa/train.h"
 
 enum tp_tensor_kind { TP_TENSOR_A, TP_TENSOR_B, TP_TENSOR_GATING, TP_TENSOR_THRESHOLD, TP_TENSOR_THRESHOLD_BIAS, TP_N_TENSOR_KINDS };
 
@@ -77,10 +78,11 @@ struct tp_adapter_graph {
 };
 
 /** Prepares `attach` (state and slice list). Allocates wrt in the adapter's arena. */
-enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_adapter *adapter, struct talpa_graph *graph, const struct tp_batch_inputs *inputs,
-                                   bool is_training);
+enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_adapter *adapter, struct talpa_graph *graph,
+                                   const struct tp_batch_inputs *inputs, bool is_training);
 /** The linear hook (struct tp_linear_hook.apply). */
-enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer, enum tp_linear linear);
+enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer,
+                                  enum tp_linear linear);
 
 /* ---- adapter_save.c, adapter_file.c ---- */
 
@@ -91,9 +93,15 @@ enum talpa_status tp_adapter_save_as(const struct tp_adapter *adapter, const flo
                                      const char *base_name);
 enum talpa_status tp_adapter_save(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model);
 
-/** Opens an adapter for a model: configuration, layout and parameters. `path` is an adapter folder or a GGUF LoRA file. Strict: every tensor
- *  used, every expected one present, shapes right, duplicates of the published code (`moe_layer.*`) ignored. Another base is TALPA_E_DATA
- *  unless allow_other_base; where a file does not say which its base was, a warning. The caller owns *out and *bank (free()). */
-enum talpa_status tp_adapter_load(struct tp_adapter **out, float **bank, const char *path, struct talpa_model *model, bool allow_other_base);
+/** Opens an adapter for a model: configuration, layout and parameters. `path` is an adapter folder or a GGUF LoRA file. Strict: every
+ *  tensor used, every expected one present, shapes right, duplicates of the published code (`moe_layer.*`) ignored. Another base is
+ *  TALPA_E_DATA unless allow_other_base; where a file does not say which its base was, a warning. The caller owns *out and *bank (free()).
+ */
+enum talpa_status tp_adapter_load(struct tp_adapter **out, float **bank, const char *path, struct talpa_model *model,
+                                  bool allow_other_base);
+
+/** How a plan without training computes the experts: sparse if that is asked for, or by itself where a token has few of them (top-k). False
+ *  for NULL (the base) and where nothing is routed. */
+bool tp_adapter_is_sparse(const struct tp_adapter *adapter, enum talpa_expert_dispatch dispatch);
 
 #endif

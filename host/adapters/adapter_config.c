@@ -116,8 +116,8 @@ static enum talpa_status check_common(const struct tp_json_value *root)
     return check_init(root);
 }
 
-/* "q_proj", "self_attn.q_proj" or, as PEFT writes small models' "all-linear", "model.layers.0.self_attn.q_proj"; -1 for another name. That no
- * layer is left out is seen by the check of the tensors. */
+/* "q_proj", "self_attn.q_proj" or, as PEFT writes small models' "all-linear", "model.layers.0.self_attn.q_proj"; -1 for another name. That
+ * no layer is left out is seen by the check of the tensors. */
 static int module_of(const char *text)
 {
     static const char prefix[] = "model.layers.";
@@ -245,12 +245,6 @@ enum talpa_status tp_adapter_config_read(struct talpa_adapter_config *out, const
 
 /* ---- writing ---- */
 
-static void null_member(struct tp_json_writer *writer, const char *key)
-{
-    tp_json_write_key(writer, key);
-    tp_json_write_null(writer);
-}
-
 static void empty_member(struct tp_json_writer *writer, const char *key)
 {
     tp_json_write_key(writer, key);
@@ -273,15 +267,15 @@ void tp_adapter_config_write(struct tp_json_writer *writer, const struct talpa_a
     const bool is_lora = config->routing == TALPA_ROUTING_LORA, is_adamole = config->routing == TALPA_ROUTING_ADAMOLE;
     tp_json_write_object_begin(writer);
     if (is_lora) empty_member(writer, "alpha_pattern");
-    null_member(writer, "auto_mapping");
+    tp_json_write_null_member(writer, "auto_mapping");
     tp_json_write_string_member(writer, "base_model_name_or_path", base_name);
     tp_json_write_string_member(writer, "bias", "none");
     if (is_lora) tp_json_write_bool_member(writer, "fan_in_fan_out", false);
     tp_json_write_bool_member(writer, "inference_mode", true);
     tp_json_write_bool_member(writer, "init_lora_weights", true);
     if (is_lora) {
-        null_member(writer, "layers_pattern");
-        null_member(writer, "layers_to_transform");
+        tp_json_write_null_member(writer, "layers_pattern");
+        tp_json_write_null_member(writer, "layers_to_transform");
         empty_member(writer, "loftq_config");
     }
     tp_json_write_real_member(writer, "lora_alpha", config->alpha);
@@ -291,12 +285,12 @@ void tp_adapter_config_write(struct tp_json_writer *writer, const struct talpa_a
         if (config->max_threshold > 0.0)
             tp_json_write_real_member(writer, "max_threshold", config->max_threshold);
         else
-            null_member(writer, "max_threshold");
+            tp_json_write_null_member(writer, "max_threshold");
     }
     if (is_lora) {
-        null_member(writer, "megatron_config");
+        tp_json_write_null_member(writer, "megatron_config");
         tp_json_write_string_member(writer, "megatron_core", "megatron.core");
-        null_member(writer, "modules_to_save");
+        tp_json_write_null_member(writer, "modules_to_save");
     } else {
         tp_json_write_int_member(writer, "num_experts", config->n_experts);
     }
@@ -305,18 +299,18 @@ void tp_adapter_config_write(struct tp_json_writer *writer, const struct talpa_a
         tp_json_write_int_member(writer, "r", config->rank);
         empty_member(writer, "rank_pattern");
     }
-    null_member(writer, "revision");
+    tp_json_write_null_member(writer, "revision");
     write_modules(writer, config->modules);
     tp_json_write_string_member(writer, "task_type", "CAUSAL_LM");
     if (is_lora) {
         tp_json_write_bool_member(writer, "use_dora", false);
         tp_json_write_bool_member(writer, "use_rslora", false);
     } else if (config->routing == TALPA_ROUTING_TOPK) {
-        null_member(writer, "threshold");
+        tp_json_write_null_member(writer, "threshold");
         tp_json_write_int_member(writer, "top_k", config->top_k);
     } else if (config->routing == TALPA_ROUTING_THRESHOLD) {
         tp_json_write_real_member(writer, "threshold", config->threshold > 0.0 ? config->threshold : 1.0 / config->n_experts);
-        null_member(writer, "top_k");
+        tp_json_write_null_member(writer, "top_k");
     }
     tp_json_write_object_end(writer);
 }

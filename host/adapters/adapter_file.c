@@ -138,7 +138,8 @@ enum talpa_status tp_adapter_file_index(struct tp_adapter_file *file)
         struct tp_adapter_entry *entry = &file->entries[i];
         TP_TRY(tp_context(file->gguf ? entry_of_gguf(entry, file, i) : entry_of_safetensors(entry, file, i), "%s", file->label));
         if (tp_adapter_file_entry(file, entry->name))
-            return tp_fail(TALPA_E_DATA, "%s: tensor '%s' stands for %s, which is there already", file->label, entry->file_name, entry->name);
+            return tp_fail(TALPA_E_DATA, "%s: tensor '%s' stands for %s, which is there already", file->label, entry->file_name,
+                           entry->name);
         TP_TRY(tp_map_put_string(&file->entry_of, entry->name, i));
         file->n_entries++;
     }
@@ -223,7 +224,8 @@ static unsigned derive_modules(const struct tp_adapter_file *file)
     return found;
 }
 
-static enum talpa_status folder_config(struct talpa_adapter_config *config, struct tp_adapter_about *about, const struct tp_adapter_file *file)
+static enum talpa_status folder_config(struct talpa_adapter_config *config, struct tp_adapter_about *about,
+                                       const struct tp_adapter_file *file)
 {
     const enum talpa_status status = tp_adapter_config_read(config, tp_json_root(file->config));
     if (status != TALPA_OK || !file->about) return tp_context(status, "%s: %s", file->label, config_name);
@@ -300,16 +302,17 @@ static enum talpa_status check_names(const struct tp_adapter_file *file, const s
         int64_t index;
         if (tp_adapter_file_is_duplicate(&adapter->config, name) || tp_map_get_string(&index, &known, name)) continue;
         if (file->gguf)
-            status = tp_fail(TALPA_E_DATA,
-                             "tensor '%.200s' is unexpected: it is no lora_a or lora_b of a linear of a decoder layer, or the model has no such "
-                             "layer",
-                             file->entries[i].file_name);
+            status =
+                tp_fail(TALPA_E_DATA,
+                        "tensor '%.200s' is unexpected: it is no lora_a or lora_b of a linear of a decoder layer, or the model has no such "
+                        "layer",
+                        file->entries[i].file_name);
         else
-            status = tp_fail(
-                TALPA_E_DATA,
-                "%s: tensor '%.200s' is unexpected: %s says peft_type %s with target_modules that do not include it, or the model has no such "
-                "layer or expert",
-                tensors_name, name, config_name, adapter->router->peft_type);
+            status = tp_fail(TALPA_E_DATA,
+                             "%s: tensor '%.200s' is unexpected: %s says peft_type %s with target_modules that do not include it, or the "
+                             "model has no such "
+                             "layer or expert",
+                             tensors_name, name, config_name, adapter->router->peft_type);
     }
     tp_map_free(&known);
     return status;
@@ -389,8 +392,9 @@ static enum talpa_status check_base(const struct tp_adapter_file *file, const st
     tp_hash_hex(theirs, about->base_digest);
     tp_hash_hex(ours, digest);
     if (!allow_other_base)
-        return tp_fail(TALPA_E_DATA, "%s: %s: found %s ('%.80s'), expected %s, that of %s; --allow-other-base accepts it",
-                       file->label, file->gguf ? "talpa.base_digest" : TP_ADAPTER_ABOUT_NAME ": base_digest", theirs, about->base_name, ours, model->path);
+        return tp_fail(TALPA_E_DATA, "%s: %s: found %s ('%.80s'), expected %s, that of %s; --allow-other-base accepts it", file->label,
+                       file->gguf ? "talpa.base_digest" : TP_ADAPTER_ABOUT_NAME ": base_digest", theirs, about->base_name, ours,
+                       model->path);
     tp_log(TALPA_LOG_WARN, "%s: made for base %s, used with %s (%s)", file->label, theirs, model->path, ours);
     return TALPA_OK;
 }

@@ -41,8 +41,8 @@ struct tp_adapter_file {
 enum talpa_status tp_adapter_file_open(struct tp_adapter_file *out, const char *path);
 void tp_adapter_file_close(struct tp_adapter_file *file);
 
-/** Fills the entries of a file whose parts were set by hand; tp_adapter_file_open has done so. TALPA_E_DATA for a tensor type that cannot be
- *  read, or if two tensors of a GGUF file stand for the same. */
+/** Fills the entries of a file whose parts were set by hand; tp_adapter_file_open has done so. TALPA_E_DATA for a tensor type that cannot
+ *  be read, or if two tensors of a GGUF file stand for the same. */
 enum talpa_status tp_adapter_file_index(struct tp_adapter_file *file);
 
 /** NULL if there is no such tensor. */
@@ -56,7 +56,7 @@ struct tp_adapter_about {
 };
 
 /** Configuration (modules derived from the tensors if target_modules is a pattern) and origin. TALPA_E_DATA as tp_adapter_config_read, or
- * if talpa_adapter.json has another format version or contradicts the configuration. */
+ *  if talpa_adapter.json has another format version or contradicts the configuration. */
 enum talpa_status tp_adapter_file_config(struct talpa_adapter_config *config, struct tp_adapter_about *about,
                                          const struct tp_adapter_file *file);
 

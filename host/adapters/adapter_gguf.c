@@ -110,7 +110,8 @@ enum talpa_status tp_adapter_gguf_config(struct talpa_adapter_config *config, st
     TP_TRY(expect_text(file->gguf, "general.type", "adapter", "is the file a model? It then belongs to --model"));
     TP_TRY(expect_text(file->gguf, "adapter.type", "lora", "a mixture is loaded from its adapter folder"));
     if (tp_gguf_has(file->gguf, "adapter.alora.invocation_tokens"))
-        return tp_fail(TALPA_E_DATA, "adapter.alora.invocation_tokens: found, expected none: adapters that start at a token are not supported");
+        return tp_fail(TALPA_E_DATA,
+                       "adapter.alora.invocation_tokens: found, expected none: adapters that start at a token are not supported");
     TP_TRY(read_rank(&c.rank, file));
     TP_TRY(tp_gguf_get_float_or(&alpha, file->gguf, "adapter.lora.alpha", 0.0));
     c.alpha = alpha == 0.0 ? (double)c.rank : alpha;
@@ -145,8 +146,8 @@ static enum talpa_status write_keys(struct tp_gguf_writer *writer, struct talpa_
 }
 
 /* One tensor in the file's row order and type, into the arena. */
-static enum talpa_status encode(void **out, struct tp_arena *arena, const struct tp_adapter *adapter, const float *bank, int index, int heads,
-                                enum talpa_dtype dtype)
+static enum talpa_status encode(void **out, struct tp_arena *arena, const struct tp_adapter *adapter, const float *bank, int index,
+                                int heads, enum talpa_dtype dtype)
 {
     const struct tp_adapter_tensor *t = &adapter->tensors[index];
     const size_t n = (size_t)t->rows * (size_t)t->columns, row_bytes = tp_dtype_bytes(dtype, t->columns);
@@ -160,15 +161,15 @@ static enum talpa_status encode(void **out, struct tp_arena *arena, const struct
             status = tp_fail(TALPA_E_FAILED, "%s: element %zu is %g, expected a finite number%s", t->name, i, (double)values[i],
                              isfinite(values[i]) ? " that f16 holds; export as f32" : "");
     for (int row = 0; row < t->rows && status == TALPA_OK; row++)
-        tp_dtype_from_f32(bytes + (size_t)tp_adapter_gguf_row(row, t->rows, heads) * row_bytes, values + (size_t)row * (size_t)t->columns, dtype,
-                          t->columns);
+        tp_dtype_from_f32(bytes + (size_t)tp_adapter_gguf_row(row, t->rows, heads) * row_bytes, values + (size_t)row * (size_t)t->columns,
+                          dtype, t->columns);
     free(values);
     if (status == TALPA_OK) *out = bytes;
     return status;
 }
 
-static enum talpa_status write_tensor(struct tp_gguf_writer *writer, struct tp_arena *arena, const struct tp_adapter *adapter, const float *bank,
-                                      int index, const struct talpa_model *model, enum talpa_dtype dtype)
+static enum talpa_status write_tensor(struct tp_gguf_writer *writer, struct tp_arena *arena, const struct tp_adapter *adapter,
+                                      const float *bank, int index, const struct talpa_model *model, enum talpa_dtype dtype)
 {
     static const char *const suffixes[TP_N_TENSOR_KINDS] = {"lora_a", "lora_b", "router", "router_threshold", "router_threshold_bias"};
     const struct tp_adapter_tensor *t = &adapter->tensors[index];

@@ -39,11 +39,10 @@ static enum talpa_status write_about(struct tp_atomic_file *file, const struct t
                                      struct talpa_model *model)
 {
     uint64_t digest;
-    char hex[TP_HASH_HEX_BYTES];
     TP_TRY(tp_model_digest(&digest, model));
     tp_json_writer_reset(writer);
     tp_json_write_object_begin(writer);
-    tp_json_write_string_member(writer, "base_digest", tp_hash_hex(hex, digest));
+    tp_json_write_digest_member(writer, "base_digest", digest);
     tp_json_write_string_member(writer, "base_name", model->name);
     tp_json_write_int_member(writer, "format_version", TP_ADAPTER_FORMAT_VERSION);
     tp_json_write_string_member(writer, "routing", talpa_routing_name(adapter->config.routing));
@@ -52,7 +51,8 @@ static enum talpa_status write_about(struct tp_atomic_file *file, const struct t
     return write_text(file, writer);
 }
 
-static enum talpa_status write_tensors(struct tp_atomic_file *file, const struct tp_adapter *adapter, const float *values, const char *folder)
+static enum talpa_status write_tensors(struct tp_atomic_file *file, const struct tp_adapter *adapter, const float *values,
+                                       const char *folder)
 {
     static const struct tp_safetensors_meta meta = {"format", "pt"};
     struct tp_safetensors_tensor *tensors = calloc((size_t)adapter->n_tensors, sizeof *tensors);

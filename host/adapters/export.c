@@ -1,25 +1,14 @@
 /* Adapters for other programs. */
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "adapters/adapter_file.h"
 #include "adapters/adapter_gguf.h"
+#include "io/folder.h"
 
 enum { NAME_BYTES = 32 };
-
-/* True in *made if the folder was not there. */
-static enum talpa_status make_folder(bool *made, const char *folder)
-{
-    *made = mkdir(folder, 0777) == 0;
-    if (*made) return TALPA_OK;
-    struct stat about;
-    if (errno == EEXIST && stat(folder, &about) == 0 && S_ISDIR(about.st_mode)) return TALPA_OK;
-    return tp_fail(TALPA_E_CREATE, "%s: cannot create the folder: %s", folder, strerror(errno));
-}
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -36,7 +25,7 @@ static enum talpa_status export_peft(struct talpa_export_result *result, const s
                        "%s: a mixture (%s) has no form that PEFT loads; its folder already has the published layout, and --format gguf "
                        "writes its experts one by one with a router file",
                        o->lora, talpa_routing_name(adapter->config.routing));
-    TP_TRY(make_folder(&made, o->output));
+    TP_TRY(tp_folder_make(&made, o->output));
     const enum talpa_status status = tp_adapter_save_as(adapter, bank, o->output, model, o->base_name ? o->base_name : model->name);
     if (status != TALPA_OK && made) rmdir(o->output);
     result->n_files = 3;
@@ -79,20 +68,22 @@ static enum talpa_status export_gguf(struct talpa_export_result *result, const s
     bool made;
     const bool is_mixture = adapter->config.routing != TALPA_ROUTING_LORA;
     if (is_mixture == ends_with(o->output, ".gguf"))
-        return tp_fail(TALPA_E_ARGUMENT, is_mixture ? "%s: a mixture becomes one file per expert and a router: give --output-dir a folder's name"
-                                                    : "%s: a LoRA becomes one file: give --output-file a name that ends in .gguf",
+        return tp_fail(TALPA_E_ARGUMENT,
+                       is_mixture ? "%s: a mixture becomes one file per expert and a router: give --output-dir a folder's name"
+                                  : "%s: a LoRA becomes one file: give --output-file a name that ends in .gguf",
                        o->output);
     if (!is_mixture) {
         result->n_files = 1;
         return tp_adapter_gguf_save(adapter, bank, 0, o->output, model, o->dtype);
     }
-    TP_TRY(make_folder(&made, o->output));
+    TP_TRY(tp_folder_make(&made, o->output));
     const enum talpa_status status = export_experts(result, adapter, bank, model, o);
     if (status != TALPA_OK && made) rmdir(o->output);
     return status;
 }
 
-enum talpa_status talpa_adapter_export(struct talpa_export_result *result, struct talpa_model *model, const struct talpa_export_options *options)
+enum talpa_status talpa_adapter_export(struct talpa_export_result *result, struct talpa_model *model,
+                                       const struct talpa_export_options *options)
 {
     struct tp_adapter *adapter;
     float *bank;

@@ -9,14 +9,16 @@
 
 enum { QUANT_BLOCK = 32, QUANTISATION_VERSION = 2 };
 
-enum talpa_status tp_merge_create(struct tp_merge *out, const struct talpa_model *model, const struct tp_adapter *adapter, const float *bank)
+enum talpa_status tp_merge_create(struct tp_merge *out, const struct talpa_model *model, const struct tp_adapter *adapter,
+                                  const float *bank)
 {
     struct tp_merge merge = {.model = model, .adapter = adapter, .bank = bank};
     if (adapter->config.routing != TALPA_ROUTING_LORA)
-        return tp_fail(TALPA_E_ARGUMENT,
-                       "the adapter is a mixture (%s): which experts a token runs through depends on the token, so no single weight matrix is "
-                       "equal to it; use it unmerged with --lora, or 'talpa export --format gguf' for its experts one by one",
-                       talpa_routing_name(adapter->config.routing));
+        return tp_fail(
+            TALPA_E_ARGUMENT,
+            "the adapter is a mixture (%s): which experts a token runs through depends on the token, so no single weight matrix is "
+            "equal to it; use it unmerged with --lora, or 'talpa export --format gguf' for its experts one by one",
+            talpa_routing_name(adapter->config.routing));
     int64_t widest = 1;
     merge.module_of = malloc((model->n_weights + 1) * sizeof *merge.module_of);
     for (size_t i = 0; i < model->n_weights; i++) {
@@ -174,14 +176,16 @@ static enum talpa_status list_gguf(struct tp_merge *merge, struct tp_gguf_writer
     return TALPA_OK;
 }
 
-enum talpa_status tp_merge_save_gguf(struct tp_merge *merge, struct talpa_merge_result *result, const char *path, enum talpa_merge_type type)
+enum talpa_status tp_merge_save_gguf(struct tp_merge *merge, struct talpa_merge_result *result, const char *path,
+                                     enum talpa_merge_type type)
 {
     struct tp_gguf_writer *writer;
     if (!merge->model->gguf)
-        return tp_fail(TALPA_E_ARGUMENT,
-                       "%s: a GGUF output takes metadata and tokenizer from a GGUF model, and this is none; give --output-file a folder's name "
-                       "(without .gguf), or a GGUF file to --model",
-                       merge->model->path);
+        return tp_fail(
+            TALPA_E_ARGUMENT,
+            "%s: a GGUF output takes metadata and tokenizer from a GGUF model, and this is none; give --output-file a folder's name "
+            "(without .gguf), or a GGUF file to --model",
+            merge->model->path);
     TP_TRY(tp_gguf_write_create(&writer));
     struct talpa_merge_result counts = {0};
     enum talpa_status status = list_gguf(merge, writer, &counts, type);

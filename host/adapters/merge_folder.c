@@ -1,8 +1,6 @@
 /* Merged models as Hugging Face folders. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "adapters/adapter_file.h"
@@ -10,6 +8,7 @@
 #include "base/dtype.h"
 #include "io/atomic_file.h"
 #include "io/file_map.h"
+#include "io/folder.h"
 
 static const char *torch_type(enum talpa_dtype dtype)
 {
@@ -33,7 +32,8 @@ static enum talpa_status folder_type(enum talpa_dtype *out, const struct talpa_m
     case TALPA_MERGE_Q8_0:
     case TALPA_MERGE_Q4_0:
     case TALPA_N_MERGE_TYPES:
-        return tp_fail(TALPA_E_ARGUMENT, "--type q8_0 and q4_0 are for GGUF files (a name that ends in .gguf); a folder takes f32, f16 or bf16");
+        return tp_fail(TALPA_E_ARGUMENT,
+                       "--type q8_0 and q4_0 are for GGUF files (a name that ends in .gguf); a folder takes f32, f16 or bf16");
     case TALPA_MERGE_AUTO:
         break;
     }
@@ -48,14 +48,11 @@ static enum talpa_status folder_type(enum talpa_dtype *out, const struct talpa_m
 
 /* ---- config.json ---- */
 
-static enum talpa_status save_text(const char *folder, const char *name, struct tp_json_writer *writer)
+enum talpa_status tp_merge_save_json(const char *folder, const char *name, struct tp_json_writer *writer)
 {
-    const char *text;
-    size_t n_bytes;
     char *path;
-    TP_TRY(tp_json_writer_text(&text, &n_bytes, writer));
     TP_TRY(tp_adapter_file_join(&path, folder, name));
-    const enum talpa_status status = tp_atomic_file_save(path, text, n_bytes);
+    const enum talpa_status status = tp_atomic_file_save_json(path, writer);
     free(path);
     return status;
 }
@@ -116,22 +113,16 @@ static enum talpa_status rewrite_config(struct tp_json_writer *writer, const cha
     return TALPA_OK;
 }
 
-static bool is_folder(const char *path)
-{
-    struct stat about;
-    return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
-}
-
 static enum talpa_status save_config(const struct talpa_model *model, const char *folder, enum talpa_dtype dtype)
 {
     struct tp_json_writer *writer;
     TP_TRY(tp_json_writer_create(&writer, 2));
     enum talpa_status status = TALPA_OK;
-    if (is_folder(model->path))
+    if (tp_folder_is(model->path))
         status = rewrite_config(writer, model->path, dtype);
     else
         write_llama(writer, model, dtype);
-    if (status == TALPA_OK) status = save_text(folder, "config.json", writer);
+    if (status == TALPA_OK) status = tp_merge_save_json(folder, "config.json", writer);
     tp_json_writer_free(writer);
     return status;
 }
@@ -164,7 +155,7 @@ static enum talpa_status save_tokenizer(bool *has_tokenizer, const struct talpa_
                                         "tokenizer.model",  "vocab.json",             "merges.txt",              "chat_template.jinja",
                                         "chat_template.json", "generation_config.json"};
     *has_tokenizer = false;
-    if (!is_folder(model->path)) return model->gguf ? tp_merge_save_tokenizer(has_tokenizer, model, folder) : TALPA_OK;
+    if (!tp_folder_is(model->path)) return model->gguf ? tp_merge_save_tokenizer(has_tokenizer, model, folder) : TALPA_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         bool copied;
         TP_TRY(copy_file(&copied, model->path, folder, names[i]));
@@ -175,13 +166,15 @@ static enum talpa_status save_tokenizer(bool *has_tokenizer, const struct talpa_
 
 /* ---- tensors ---- */
 
-/* Vectors of a folder are taken from its files: the model holds them as the decoder wants them, which need not be what the format stores. */
+/* Vectors of a folder are taken from its files: the model holds them as the decoder wants them, which need not be what the format stores.
+ */
 static void take_original(struct tp_merge_tensor *t, const struct talpa_model *model, const struct tp_model_weight *weight)
 {
     for (int s = 0; s < model->n_shards; s++) {
         struct tp_safetensors_tensor tensor;
         if (!tp_safetensors_has(model->shards[s], weight->name)) continue;
-        if (tp_safetensors_get(&tensor, model->shards[s], weight->name) != TALPA_OK || tp_safetensors_dtype(&t->from, &tensor) != TALPA_OK) return;
+        if (tp_safetensors_get(&tensor, model->shards[s], weight->name) != TALPA_OK || tp_safetensors_dtype(&t->from, &tensor) != TALPA_OK)
+            return;
         t->data = tensor.data;
         return;
     }
@@ -260,17 +253,18 @@ enum talpa_status tp_merge_save_folder(struct tp_merge *merge, struct talpa_merg
     enum talpa_dtype to = TALPA_F32;
     const struct talpa_model *model = merge->model;
     TP_TRY(folder_type(&to, model, type));
-    if (!is_folder(model->path) && (strcmp(model->architecture, "llama") || model->config.biased_linears || model->config.has_rotary_table))
-        return tp_fail(TALPA_E_ARGUMENT,
-                       "%s: architecture %s%s: a folder can be written from a folder, or from a plain llama GGUF file; give --output-file a name "
-                       "that ends in .gguf",
-                       model->path, model->architecture,
-                       model->config.biased_linears     ? " with biases"
-                       : model->config.has_rotary_table ? " with scaled rotary frequencies"
-                                                        : "");
-    const bool made = mkdir(folder, 0777) == 0;
-    if (!made && !(errno == EEXIST && is_folder(folder)))
-        return tp_fail(TALPA_E_CREATE, "%s: cannot create the folder: %s", folder, strerror(errno));
+    if (!tp_folder_is(model->path) &&
+        (strcmp(model->architecture, "llama") || model->config.biased_linears || model->config.has_rotary_table))
+        return tp_fail(
+            TALPA_E_ARGUMENT,
+            "%s: architecture %s%s: a folder can be written from a folder, or from a plain llama GGUF file; give --output-file a name "
+            "that ends in .gguf",
+            model->path, model->architecture,
+            model->config.biased_linears     ? " with biases"
+            : model->config.has_rotary_table ? " with scaled rotary frequencies"
+                                             : "");
+    bool made;
+    TP_TRY(tp_folder_make(&made, folder));
     /* The tensors go first because they are what fills a disk, and are looked for first by what loads the folder. */
     enum talpa_status status = save_tensors(merge, &counts, folder, to);
     if (status == TALPA_OK) status = save_config(model, folder, to);

@@ -5,7 +5,6 @@
 
 #include "adapters/adapter_file.h"
 #include "adapters/merge.h"
-#include "io/atomic_file.h"
 
 enum { TYPE_CONTROL = 3, TYPE_USER = 4 };
 
@@ -47,12 +46,6 @@ static void write_pretokenizer(struct tp_json_writer *w, const char *pre)
     tp_json_write_object_end(w);
 }
 
-static void write_null_member(struct tp_json_writer *w, const char *key)
-{
-    tp_json_write_key(w, key);
-    tp_json_write_null(w);
-}
-
 static enum talpa_status write_added(struct tp_json_writer *w, struct tp_arena *arena, const struct tp_gguf_array *tokens,
                                      const struct tp_gguf_array *types)
 {
@@ -83,10 +76,10 @@ static enum talpa_status write_bpe(struct tp_json_writer *w, struct tp_arena *ar
     tp_json_write_key(w, "model");
     tp_json_write_object_begin(w);
     tp_json_write_string_member(w, "type", "BPE");
-    write_null_member(w, "dropout");
-    write_null_member(w, "unk_token");
-    write_null_member(w, "continuing_subword_prefix");
-    write_null_member(w, "end_of_word_suffix");
+    tp_json_write_null_member(w, "dropout");
+    tp_json_write_null_member(w, "unk_token");
+    tp_json_write_null_member(w, "continuing_subword_prefix");
+    tp_json_write_null_member(w, "end_of_word_suffix");
     tp_json_write_bool_member(w, "fuse_unk", false);
     tp_json_write_bool_member(w, "byte_fallback", false);
     tp_json_write_bool_member(w, "ignore_merges", false);
@@ -117,12 +110,12 @@ static enum talpa_status write_tokenizer(struct tp_json_writer *w, struct tp_are
     if (tp_gguf_has(gguf, "tokenizer.ggml.merges")) TP_TRY(tp_gguf_get_array(&merges, gguf, "tokenizer.ggml.merges", TP_GGUF_STRING));
     tp_json_write_object_begin(w);
     tp_json_write_string_member(w, "version", "1.0");
-    write_null_member(w, "truncation");
-    write_null_member(w, "padding");
+    tp_json_write_null_member(w, "truncation");
+    tp_json_write_null_member(w, "padding");
     TP_TRY(write_added(w, arena, tokens, &types));
-    write_null_member(w, "normalizer");
+    tp_json_write_null_member(w, "normalizer");
     write_pretokenizer(w, pre);
-    write_null_member(w, "post_processor");
+    tp_json_write_null_member(w, "post_processor");
     tp_json_write_key(w, "decoder");
     write_byte_level(w, true);
     TP_TRY(write_bpe(w, arena, tokens, &merges));
@@ -159,18 +152,6 @@ static enum talpa_status write_settings(struct tp_json_writer *w, struct tp_aren
     return TALPA_OK;
 }
 
-static enum talpa_status save(const char *folder, const char *name, struct tp_json_writer *writer)
-{
-    const char *text;
-    size_t n_bytes;
-    char *path;
-    TP_TRY(tp_json_writer_text(&text, &n_bytes, writer));
-    TP_TRY(tp_adapter_file_join(&path, folder, name));
-    const enum talpa_status status = tp_atomic_file_save(path, text, n_bytes);
-    free(path);
-    return status;
-}
-
 enum talpa_status tp_merge_save_tokenizer(bool *written, const struct talpa_model *model, const char *folder)
 {
     const struct tp_gguf *gguf = model->gguf;
@@ -181,17 +162,18 @@ enum talpa_status tp_merge_save_tokenizer(bool *written, const struct talpa_mode
     TP_TRY(tp_gguf_get_string_or(&kind, gguf, "tokenizer.ggml.model", ""));
     TP_TRY(tp_gguf_get_string_or(&pre, gguf, "tokenizer.ggml.pre", ""));
     TP_TRY(tp_gguf_get_bool_or(&add_bos, gguf, "tokenizer.ggml.add_bos_token", false));
-    if (strcmp(kind, "gpt2") || (strcmp(pre, "smollm") && strcmp(pre, "gpt-2")) || add_bos || !tp_gguf_has(gguf, "tokenizer.ggml.token_type"))
+    if (strcmp(kind, "gpt2") || (strcmp(pre, "smollm") && strcmp(pre, "gpt-2")) || add_bos ||
+        !tp_gguf_has(gguf, "tokenizer.ggml.token_type"))
         return TALPA_OK;
     TP_TRY(tp_gguf_get_array(&tokens, gguf, "tokenizer.ggml.tokens", TP_GGUF_STRING));
     struct tp_json_writer *writer;
     struct tp_arena arena = {0};
     TP_TRY(tp_json_writer_create(&writer, 0));
     enum talpa_status status = write_tokenizer(writer, &arena, gguf, pre, &tokens);
-    if (status == TALPA_OK) status = save(folder, "tokenizer.json", writer);
+    if (status == TALPA_OK) status = tp_merge_save_json(folder, "tokenizer.json", writer);
     tp_json_writer_reset(writer);
     if (status == TALPA_OK) status = write_settings(writer, &arena, model, &tokens);
-    if (status == TALPA_OK) status = save(folder, "tokenizer_config.json", writer);
+    if (status == TALPA_OK) status = tp_merge_save_json(folder, "tokenizer_config.json", writer);
     tp_json_writer_free(writer);
     tp_arena_free(&arena);
     *written = status == TALPA_OK;

@@ -12,8 +12,8 @@ struct tp_router {
     bool has_threshold;    /* lora_threshold.weight [1, d_in] and .bias [1] */
     bool skips_unselected; /* an expert that no token of the step selected gets no optimizer step (published code: its gradient is None) */
     /** Appends the gate on probabilities p [T, E]; raw [T, 1] is given if has_threshold. score feeds the balance loss. */
-    enum talpa_status (*gate)(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p, talpa_value raw,
-                              const struct talpa_adapter_config *config);
+    enum talpa_status (*gate)(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
+                              talpa_value raw, const struct talpa_adapter_config *config);
 };
 
 extern const struct tp_router tp_router_topk, tp_router_threshold, tp_router_adamole;

@@ -1,8 +1,8 @@
 /* Top-k routing over LoRA experts (the MoLE baseline of arXiv 2405.00361, section 4). */
 #include "router.h"
 
-static enum talpa_status gate(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p, talpa_value raw,
-                              const struct talpa_adapter_config *config)
+static enum talpa_status gate(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
+                              talpa_value raw, const struct talpa_adapter_config *config)
 {
     (void)raw;
     *score = p;

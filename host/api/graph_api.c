@@ -25,20 +25,22 @@ static enum talpa_status check_shape(const char *name, enum talpa_dtype dtype, c
     int64_t room = INT64_C(1) << 40;
     for (int d = 0; d < shape->rank; d++) {
         if (shape->dim[d] < 1 || shape->dim[d] > room)
-            return tp_fail(TALPA_E_ARGUMENT, "value '%s': dimension %d is %lld, expected at least 1 and 2^40 elements at most", name, d, (long long)shape->dim[d]);
+            return tp_fail(TALPA_E_ARGUMENT, "value '%s': dimension %d is %lld, expected at least 1 and 2^40 elements at most", name, d,
+                           (long long)shape->dim[d]);
         room /= shape->dim[d];
     }
     return TALPA_OK;
 }
 
-enum talpa_status talpa_graph_input(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype, struct talpa_shape shape,
-                                    enum talpa_rows rows)
+enum talpa_status talpa_graph_input(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype,
+                                    struct talpa_shape shape, enum talpa_rows rows)
 {
     TP_TRY(check_shape(name, dtype, &shape));
     return tp_graph_input(graph, out, name, tp_type_make(dtype, tp_api_row_word(rows), shape.rank, shape.dim));
 }
 
-enum talpa_status talpa_graph_weight(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype, struct talpa_shape shape)
+enum talpa_status talpa_graph_weight(talpa_value *out, struct talpa_graph *graph, const char *name, enum talpa_dtype dtype,
+                                     struct talpa_shape shape)
 {
     TP_TRY(check_shape(name, dtype, &shape));
     return tp_graph_weight(graph, out, name, tp_type_make(dtype, TP_STEP_NONE, shape.rank, shape.dim));
@@ -69,8 +71,8 @@ static enum talpa_status declare(struct talpa_parameters *p, struct talpa_graph 
     return TALPA_OK;
 }
 
-enum talpa_status talpa_parameters_create(struct talpa_parameters **out, talpa_value *values, struct talpa_graph *graph, const struct talpa_shape *shapes,
-                                          int n)
+enum talpa_status talpa_parameters_create(struct talpa_parameters **out, talpa_value *values, struct talpa_graph *graph,
+                                          const struct talpa_shape *shapes, int n)
 {
     if (n < 1) return tp_fail(TALPA_E_ARGUMENT, "parameters: %d tensors, expected at least 1", n);
     if (tp_graph_find(graph, "parameters") != TALPA_NONE) return tp_fail(TALPA_E_ARGUMENT, "parameters: the graph has a set already");
@@ -97,7 +99,8 @@ int64_t talpa_parameters_offset(const struct talpa_parameters *parameters, int i
 
 /* ---- minimising ---- */
 
-static enum talpa_status backward(talpa_value *grads_next, struct talpa_graph *graph, talpa_value loss, const struct talpa_parameters *p, talpa_value *gradients)
+static enum talpa_status backward(talpa_value *grads_next, struct talpa_graph *graph, talpa_value loss, const struct talpa_parameters *p,
+                                  talpa_value *gradients)
 {
     talpa_value seed, bank, grads;
     tp_graph_set_backward(graph, true);
@@ -123,7 +126,8 @@ static enum talpa_status update(talpa_value *norm, struct talpa_graph *graph, ta
     tp_graph_set_phase(graph, TP_PHASE_UPDATE);
     TP_TRY(talpa_grad_norm(norm, &clip, graph, grads, p->tensors));
     TP_TRY(talpa_step_counts(&counts, graph, counts, selected, p->tensors));
-    TP_TRY(talpa_adamw(next, graph, p->bank, grads, m, v, counts, selected, p->tensors, clip, options->beta1, options->beta2, options->epsilon));
+    TP_TRY(talpa_adamw(next, graph, p->bank, grads, m, v, counts, selected, p->tensors, clip, options->beta1, options->beta2,
+                       options->epsilon));
     tp_graph_mark_output(graph, *norm);
     return TALPA_OK;
 }

@@ -28,7 +28,10 @@ struct probe {
     float *row;            /* [MAX_TOKENS, vocab] of the merged model */
 };
 
-static uint32_t used_tokens(const struct tp_dataset_example *example) { return example->n_tokens < MAX_TOKENS ? example->n_tokens : MAX_TOKENS; }
+static uint32_t used_tokens(const struct tp_dataset_example *example)
+{
+    return example->n_tokens < MAX_TOKENS ? example->n_tokens : MAX_TOKENS;
+}
 
 static enum talpa_status open_probe(struct probe *probe, const struct talpa_model *model, const char *path)
 {
@@ -72,7 +75,8 @@ static void close_runner(struct runner *r)
     tp_engine_close(&r->engine);
 }
 
-static enum talpa_status open_runner(struct runner *r, const struct talpa_model *model, size_t device, struct tp_adapter *adapter, const float *bank)
+static enum talpa_status open_runner(struct runner *r, const struct talpa_model *model, size_t device, struct tp_adapter *adapter,
+                                     const float *bank)
 {
     struct tp_plan_options options;
     TP_TRY(tp_engine_open(&r->engine, device, model));
@@ -187,8 +191,8 @@ static enum talpa_status write_merged(struct talpa_merge_result *result, const s
     return status;
 }
 
-static enum talpa_status merge_loaded(struct talpa_merge_result *result, struct talpa_model *model, size_t device, struct tp_adapter *adapter,
-                                      const float *bank, const struct talpa_merge_options *o)
+static enum talpa_status merge_loaded(struct talpa_merge_result *result, struct talpa_model *model, size_t device,
+                                      struct tp_adapter *adapter, const float *bank, const struct talpa_merge_options *o)
 {
     struct probe probe = {0};
     TP_TRY(write_merged(result, model, adapter, bank, o));
@@ -201,7 +205,8 @@ static enum talpa_status merge_loaded(struct talpa_merge_result *result, struct 
     return tp_context(status, "%s is written, but comparing logits failed", o->output);
 }
 
-enum talpa_status talpa_merge(struct talpa_merge_result *result, struct talpa_model *model, size_t device, const struct talpa_merge_options *options)
+enum talpa_status talpa_merge(struct talpa_merge_result *result, struct talpa_model *model, size_t device,
+                              const struct talpa_merge_options *options)
 {
     struct tp_adapter *adapter;
     float *bank;

@@ -49,7 +49,9 @@ enum talpa_status tp_code_runner_open(struct tp_code_runner *out)
     int status = 1;
     while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {}
     if (child < 0 || !WIFEXITED(status) || WEXITSTATUS(status) || !n || access(runner.path, X_OK))
-        return tp_fail(TALPA_E_FAILED, "unit_tests: %s does not run: install Python 3 or name one in TALPA_PYTHON, or leave out --allow-code-execution", name);
+        return tp_fail(TALPA_E_FAILED,
+                       "unit_tests: %s does not run: install Python 3 or name one in TALPA_PYTHON, or leave out --allow-code-execution",
+                       name);
     *out = runner;
     return TALPA_OK;
 }
@@ -67,11 +69,11 @@ static void run_child(const struct tp_code_runner *runner, const struct tp_code_
     static char *const environment[] = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", NULL};
     char *const argv[] = {(char *)(uintptr_t)runner->path, "-I", "-B", "program.py", NULL};
     setpgid(0, 0);
+    /* The report goes to descriptor 3; everything else that this process had open is closed. The report first: it may be one of 0 to 2. */
+    if (report != 3) dup2(report, 3);
     const int null = open("/dev/null", O_RDWR);
     if (null < 0 || chdir(folder)) _exit(126);
     for (int fd = 0; fd <= 2; fd++) dup2(null, fd);
-    /* The report goes to descriptor 3; everything else that this process had open is closed. */
-    if (report != 3) dup2(report, 3);
     const long n_descriptors = sysconf(_SC_OPEN_MAX);
     for (int fd = 4; fd < (n_descriptors > 0 && n_descriptors < 65536 ? (int)n_descriptors : 65536); fd++) close(fd);
     const bool cut = syscall(SYS_unshare, CLONE_NEWUSER | CLONE_NEWNET) == 0;

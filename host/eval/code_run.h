@@ -28,9 +28,9 @@ enum talpa_status tp_code_runner_open(struct tp_code_runner *out);
 
 enum tp_code_outcome { TP_CODE_PASSED, TP_CODE_FAILED, TP_CODE_TIMED_OUT };
 
-/** Runs `source` with python3 -I; passed means that its last line was reached, which leaving early does not do. `no_network` (may be NULL) says
- *  whether the network could be cut. TALPA_E_CREATE, TALPA_E_IO or TALPA_E_DEVICE if the run could not be made. Blocks until the program and
- *  everything it started has ended. */
+/** Runs `source` with python3 -I; passed means that its last line was reached, which leaving early does not do. `no_network` (may be NULL)
+ *  says whether the network could be cut. TALPA_E_CREATE, TALPA_E_IO or TALPA_E_DEVICE if the run could not be made. Blocks until the
+ *  program and everything it started has ended. */
 enum talpa_status tp_code_run(enum tp_code_outcome *outcome, bool *no_network, const struct tp_code_runner *runner, const char *source,
                               const struct tp_code_limits *limits);
 

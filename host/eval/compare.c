@@ -43,8 +43,8 @@ static enum talpa_status compare_samples(struct talpa_eval_row *row, const char 
     return status;
 }
 
-static enum talpa_status compare_row(struct talpa_eval_row *row, struct tp_arena *arena, const struct tp_json_value *result, const char *baseline,
-                                     const char *output_dir)
+static enum talpa_status compare_row(struct talpa_eval_row *row, struct tp_arena *arena, const struct tp_json_value *result,
+                                     const char *baseline, const char *output_dir)
 {
     const char *metric, *by;
     double value, error;
@@ -64,13 +64,14 @@ static enum talpa_status compare_row(struct talpa_eval_row *row, struct tp_arena
     return before && after ? compare_samples(row, before, after) : TALPA_OK;
 }
 
-static enum talpa_status compare_all(struct talpa_eval_table *table, struct tp_arena *arena, const struct tp_json_value *root, const char *baseline,
-                                     const char *output_dir)
+static enum talpa_status compare_all(struct talpa_eval_table *table, struct tp_arena *arena, const struct tp_json_value *root,
+                                     const char *baseline, const char *output_dir)
 {
     const struct tp_json_value *list = tp_json_type(root) == TP_JSON_OBJECT ? tp_json_get(root, "tasks") : root;
     const bool is_list = tp_json_type(list) == TP_JSON_ARRAY;
     size_t n = 0;
-    for (const struct tp_json_value *result = is_list ? tp_json_first(list) : root; result; result = is_list ? tp_json_next(result) : NULL) {
+    for (const struct tp_json_value *result = is_list ? tp_json_first(list) : root; result;
+         result = is_list ? tp_json_next(result) : NULL) {
         const char *task;
         TP_TRY(tp_json_get_string(&task, result, "task"));
         for (size_t i = 0; i < table->n_rows; i++)
@@ -79,7 +80,8 @@ static enum talpa_status compare_all(struct talpa_eval_table *table, struct tp_a
                 n++;
             }
     }
-    return n ? TALPA_OK : tp_fail(TALPA_E_DATA, "no task of the new results is in it, expected '%s'", table->n_rows ? table->rows[0].score.task : "");
+    return n ? TALPA_OK
+             : tp_fail(TALPA_E_DATA, "no task of the new results is in it, expected '%s'", table->n_rows ? table->rows[0].score.task : "");
 }
 
 enum talpa_status talpa_eval_compare(struct talpa_eval_table *table, const char *baseline, const char *output_dir)

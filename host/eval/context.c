@@ -1,14 +1,13 @@
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/status.h"
 #include "eval/eval_impl.h"
 
 enum { PASS_TOKENS = 2048 }; /* enough that a pass is bound by arithmetic; longer sequences make it larger */
 
-enum talpa_status tp_eval_context_open(struct tp_eval_context *out, struct talpa_model *model, size_t device, const struct talpa_eval_options *options)
+enum talpa_status tp_eval_context_open(struct tp_eval_context *out, struct talpa_model *model, size_t device,
+                                       const struct talpa_eval_options *options)
 {
     struct tp_eval_context context = {.model = model, .device = device};
     enum talpa_status status = tp_model_digest(&context.model_digest, model);
@@ -49,22 +48,21 @@ void tp_eval_context_close(struct tp_eval_context *context)
     *context = (struct tp_eval_context){0};
 }
 
-enum talpa_status tp_eval_context_scorer(struct tp_eval_context *c, const struct talpa_eval_options *options, uint32_t longest, uint32_t most_labels)
+enum talpa_status tp_eval_context_scorer(struct tp_eval_context *c, const struct talpa_eval_options *options, uint32_t longest,
+                                         uint32_t most_labels)
 {
     uint64_t labels = (uint64_t)most_labels * (uint64_t)options->batch_size;
     uint32_t tokens = longest > PASS_TOKENS ? longest : PASS_TOKENS;
-    const uint64_t most = ((uint64_t)longest + 96) * (uint64_t)options->batch_size; /* with the rows between sequences */
+    const uint64_t most = (uint64_t)tp_batch_aligned(longest, TP_BATCH_ALIGNMENT) * (uint64_t)options->batch_size;
     if (most < tokens) tokens = (uint32_t)most;
     if (labels > tokens) labels = tokens;
     if (labels < most_labels) labels = most_labels;
     drop_generator(c);
-    if (c->has_engine && c->likelihood.max_tokens >= tokens && c->likelihood.max_labels >= labels) return TALPA_OK;
+    if (c->has_engine && tp_likelihood_fits(&c->likelihood, tokens, (uint32_t)labels)) return TALPA_OK;
     drop_scorer(c);
     struct tp_plan_options plan;
     TP_TRY(tp_engine_plan_options(&plan, options->base_dtype));
-    const bool sparse = c->adapter && c->adapter->router->has_gating &&
-                        (options->dispatch == TALPA_DISPATCH_SPARSE ||
-                         (options->dispatch == TALPA_DISPATCH_AUTO && c->adapter->config.routing == TALPA_ROUTING_TOPK));
+    const bool sparse = tp_adapter_is_sparse(c->adapter, options->dispatch);
     TP_TRY(tp_engine_open(&c->engine, c->device, c->model));
     c->has_engine = true;
     return tp_likelihood_create(&c->likelihood, &c->engine, c->model, c->adapter, c->bank, &plan, sparse, tokens, (uint32_t)labels,
@@ -87,11 +85,5 @@ enum talpa_status tp_eval_context_generator(struct tp_eval_context *c, const str
     TP_TRY(talpa_session_open(&c->session, c->model, c->device, &session));
     c->session_ctx = n_ctx;
     c->session_sequences = options->batch_size;
-    return TALPA_OK;
-}
-
-enum talpa_status tp_eval_make_folder(const char *path)
-{
-    if (mkdir(path, 0777) && errno != EEXIST) return tp_fail(TALPA_E_CREATE, "%s: cannot be created: %s: check --output-dir", path, strerror(errno));
     return TALPA_OK;
 }

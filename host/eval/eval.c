@@ -11,6 +11,7 @@
 #include "eval/code_run.h"
 #include "eval/eval_impl.h"
 #include "eval/journal.h"
+#include "io/folder.h"
 
 void talpa_eval_default(struct talpa_eval_options *options) { *options = (struct talpa_eval_options){.batch_size = 8}; }
 
@@ -69,11 +70,16 @@ static enum talpa_status check_options(struct run *r)
 {
     const struct talpa_eval_options *o = r->options;
     const int context_length = r->context->model->config.context_length, usual = context_length < 4096 ? context_length : 4096;
-    if (!o->data == !o->text) return tp_fail(TALPA_E_ARGUMENT, "give either --data, a JSONL file of rows, or -f, a text file for perplexity");
+    if (!o->data == !o->text)
+        return tp_fail(TALPA_E_ARGUMENT, "give either --data, a JSONL file of rows, or -f, a text file for perplexity");
     if (o->text && o->metric != TALPA_METRIC_AUTO && o->metric != TALPA_METRIC_PERPLEXITY)
         return tp_fail(TALPA_E_ARGUMENT, "-f: a text file has no rows to judge by %s: only perplexity", talpa_metric_name(o->metric));
-    if (o->output_dir && o->samples) return tp_fail(TALPA_E_ARGUMENT, "--samples: the output folder has samples of its own: give one of both");
-    if (o->batch_size < 1 || o->batch_size > 4096) return tp_fail(TALPA_E_ARGUMENT, "--batch-size is %d, expected 1 to 4096", o->batch_size);
+    if (o->output_dir && o->samples)
+        return tp_fail(TALPA_E_ARGUMENT, "--samples: the output folder has samples of its own: give one of both");
+    if (o->batch_size < 1 || o->batch_size > 4096)
+        return tp_fail(TALPA_E_ARGUMENT, "--batch-size is %d, expected 1 to 4096", o->batch_size);
+    if ((unsigned)o->by > TALPA_OPTION_BY_TEXT || (unsigned)o->metric >= TALPA_N_METRICS)
+        return tp_fail(TALPA_E_ARGUMENT, "by is %d, metric %d: expected values of their enums", (int)o->by, (int)o->metric);
     if (o->few_shot < 0) return tp_fail(TALPA_E_ARGUMENT, "--few-shot is %d, expected 0 or more", o->few_shot);
     if (o->limit < 0 || o->max_new_tokens < 0) return tp_fail(TALPA_E_ARGUMENT, "--limit and -n must not be negative");
     if (o->ctx_size < 0 || o->ctx_size == 1 || o->ctx_size > context_length)
@@ -101,7 +107,10 @@ static enum talpa_status settle(struct run *r)
         return tp_fail(TALPA_E_ARGUMENT, "--stride is for perplexity, the metric is %s", talpa_metric_name(metric));
     }
     r->max_new = o->max_new_tokens ? o->max_new_tokens : default_new_tokens(metric);
-    const char *name = o->task ? o->task : r->rows.task ? r->rows.task : strrchr(r->rows.path, '/') ? strrchr(r->rows.path, '/') + 1 : r->rows.path;
+    const char *name = o->task                      ? o->task
+                       : r->rows.task               ? r->rows.task
+                       : strrchr(r->rows.path, '/') ? strrchr(r->rows.path, '/') + 1
+                                                    : r->rows.path;
     r->score = (struct talpa_eval_score){.metric = metric,
                                          .by = o->by,
                                          .has_em = metric == TALPA_METRIC_F1_EM,
@@ -128,10 +137,12 @@ static enum talpa_status describe_inputs(struct run *r)
     TP_TRY(add_input(r, "adapter", r->context->adapter_digest, r->context->adapter != NULL));
     TP_TRY(add_input(r, "data", r->rows.digest, true));
     TP_TRY(add_input(r, "few_shot_data", r->examples_digest, o->few_shot > 0));
-    const char *text = tp_arena_printf(&r->arena, "metric=%s by=%s few_shot=%d%s seed=%" PRIu64 " limit=%" PRId64 " max_new_tokens=%d ctx_size=%d stride=%d "
-                                       "base_dtype=%d dispatch=%d", talpa_metric_name(r->score.metric), tp_eval_by_name(o->by), o->few_shot,
-                                       o->few_shot_random ? " random" : "", o->seed, o->limit, r->max_new, r->ctx, r->stride, (int)o->base_dtype,
-                                       (int)o->dispatch);
+    const char *text =
+        tp_arena_printf(&r->arena,
+                        "metric=%s by=%s few_shot=%d%s seed=%" PRIu64 " limit=%" PRId64 " max_new_tokens=%d ctx_size=%d stride=%d "
+                        "base_dtype=%d dispatch=%d",
+                        talpa_metric_name(r->score.metric), tp_eval_by_name(o->by), o->few_shot, o->few_shot_random ? " random" : "",
+                        o->seed, o->limit, r->max_new, r->ctx, r->stride, (int)o->base_dtype, (int)o->dispatch);
     r->inputs.list[r->inputs.n++] = (struct tp_journal_input){"options", text};
     return text ? TALPA_OK : TALPA_E_DEVICE;
 }
@@ -143,10 +154,17 @@ static enum talpa_status take(struct run *r, const struct tp_journal_row *row)
     TP_TRY(tp_judged_push(&r->judged, row->value, row->weight, row->id));
     r->judged.em_sum += row->em;
     if (!r->callbacks || !r->callbacks->sample) return TALPA_OK;
-    const struct talpa_eval_sample sample = {.index = (int64_t)r->judged.n - 1, .id = row->id, .prediction = row->prediction, .answer = row->answer,
-                                             .has_correct = row->has_correct, .correct = row->correct, .value = row->value, .weight = row->weight,
+    const struct talpa_eval_sample sample = {.index = (int64_t)r->judged.n - 1,
+                                             .id = row->id,
+                                             .prediction = row->prediction,
+                                             .answer = row->answer,
+                                             .has_correct = row->has_correct,
+                                             .correct = row->correct,
+                                             .value = row->value,
+                                             .weight = row->weight,
                                              .too_long = row->too_long};
-    if (!r->callbacks->sample(r->callbacks->user, &sample, (int64_t)r->units.n_units)) return tp_fail(TALPA_E_INTERRUPTED, "stopped after %zu rows", r->judged.n);
+    if (!r->callbacks->sample(r->callbacks->user, &sample, (int64_t)r->units.n_units))
+        return tp_fail(TALPA_E_INTERRUPTED, "stopped after %zu rows", r->judged.n);
     return TALPA_OK;
 }
 
@@ -155,8 +173,8 @@ static enum talpa_status resumed(void *user, const struct tp_journal_row *row)
     struct run *r = user;
     const size_t i = r->judged.n;
     if (i >= r->units.n_units || strcmp(r->units.units[i].id, row->id))
-        return tp_fail(TALPA_E_DATA, "row %zu: found id '%.60s', expected '%.60s': the file was changed; give --overwrite", i, row->id,
-                       i < r->units.n_units ? r->units.units[i].id : "no more rows");
+        return tp_fail(TALPA_E_DATA, "row %zu: found id '%.60s', expected '%.60s': the file was changed: remove it to start anew", i,
+                       row->id, i < r->units.n_units ? r->units.units[i].id : "no more rows");
     r->score.n_resumed++;
     return take(r, row);
 }
@@ -174,8 +192,12 @@ static enum talpa_status emit(struct run *r, struct tp_journal_row *row)
 static enum talpa_status emit_too_long(struct run *r, const struct tp_eval_unit *unit)
 {
     const bool is_judged = r->score.metric != TALPA_METRIC_TOKEN_NLL;
-    struct tp_journal_row row = {.id = unit->id, .answer = is_judged ? unit->row->answer : NULL, .has_correct = is_judged, .has_em = r->score.has_em,
-                                 .too_long = true, .weight = is_judged ? 1.0 : 0.0};
+    struct tp_journal_row row = {.id = unit->id,
+                                 .answer = is_judged ? unit->row->answer : NULL,
+                                 .has_correct = is_judged,
+                                 .has_em = r->score.has_em,
+                                 .too_long = true,
+                                 .weight = is_judged ? 1.0 : 0.0};
     return emit(r, &row);
 }
 
@@ -208,7 +230,8 @@ static enum talpa_status run_scored(struct run *r)
     if (u->longest) TP_TRY(tp_eval_context_scorer(r->context, r->options, u->longest, u->most_labels));
     for (size_t first = r->judged.n, last; first < u->n_units; first = last) {
         size_t n_items = 0;
-        for (last = first; last < u->n_units && (last == first || n_items < 4 * (size_t)r->options->batch_size); last++) n_items += u->units[last].n_items;
+        for (last = first; last < u->n_units && (last == first || n_items < 4 * (size_t)r->options->batch_size); last++)
+            n_items += u->units[last].n_items;
         TP_TRY(tp_likelihood_run(&r->context->likelihood, u->items + u->units[first].first_item, n_items, r->options->batch_size));
         for (size_t i = first; i < last; i++) TP_TRY(judge_scored(r, &u->units[i]));
         tp_arena_free(&r->row_arena);
@@ -228,7 +251,8 @@ static enum talpa_status judge_chunk(struct run *r, size_t first, size_t n, cons
         }
         struct tp_journal_row row;
         bool no_network = true;
-        TP_TRY(tp_eval_judge(&row, &r->row_arena, unit->row, r->score.metric, answers[k].text ? answers[k].text : "", &r->runner, &no_network));
+        TP_TRY(tp_eval_judge(&row, &r->row_arena, unit->row, r->score.metric, answers[k].text ? answers[k].text : "", &r->runner,
+                             &no_network));
         if (!no_network && !r->network_noted) {
             note(r, "unit_tests: this system does not let an ordinary user cut the network: the model's code can reach it");
             r->network_noted = true;
@@ -240,18 +264,26 @@ static enum talpa_status judge_chunk(struct run *r, size_t first, size_t n, cons
     return TALPA_OK;
 }
 
+/* Metrics that judge the first line need no more of the output. */
+static bool wants_first_line(enum talpa_metric metric, const struct tp_eval_row *row)
+{
+    return metric == TALPA_METRIC_F1_EM || (metric == TALPA_METRIC_EXACT && !strchr(row->answer, '\n'));
+}
+
 static enum talpa_status run_chunk(struct run *r, size_t first, size_t n, struct talpa_request *requests, struct talpa_answer *answers)
 {
     static const char *const newline[] = {"\n"};
     struct talpa_sampling sampling;
     talpa_sampling_default(&sampling);
-    const bool first_line = r->score.metric == TALPA_METRIC_F1_EM;
     size_t n_requests = 0;
     for (size_t i = first; i < first + n; i++) {
         const struct tp_eval_unit *unit = &r->units.units[i];
         if (unit->too_long) continue;
-        requests[n_requests] = (struct talpa_request){.ids = unit->prompt, .n_ids = unit->n_prompt, .max_tokens = r->max_new, .stop = newline,
-                                                      .n_stop = first_line ? 1 : 0};
+        requests[n_requests] = (struct talpa_request){.ids = unit->prompt,
+                                                      .n_ids = unit->n_prompt,
+                                                      .max_tokens = r->max_new,
+                                                      .stop = newline,
+                                                      .n_stop = wants_first_line(r->score.metric, unit->row) ? 1 : 0};
         answers[n_requests++] = (struct talpa_answer){0};
     }
     if (n_requests) TP_TRY(talpa_generate(answers, r->context->session, requests, n_requests, &sampling, NULL, NULL));
@@ -265,8 +297,8 @@ static enum talpa_status run_generated(struct run *r)
 {
     const struct tp_eval_units *u = &r->units;
     if (u->longest) {
-        const int wanted = ((int)u->longest + r->max_new + 63) / 64 * 64;
-        TP_TRY(tp_eval_context_generator(r->context, r->options, wanted < r->ctx ? wanted : r->ctx));
+        const int64_t wanted = ((int64_t)u->longest + r->max_new + 63) / 64 * 64;
+        TP_TRY(tp_eval_context_generator(r->context, r->options, wanted < r->ctx ? (int)wanted : r->ctx));
     }
     /* Long enough that sequences of different lengths fill each other's gaps, short enough that little is lost when a run is stopped. */
     const size_t chunk = 4 * (size_t)r->options->batch_size;
@@ -282,10 +314,11 @@ static enum talpa_status run_generated(struct run *r)
 
 /* ---- results ---- */
 
-static void write_hex(struct tp_json_writer *json, const char *key, uint64_t digest)
+/* null: there is none. */
+static void write_digest(struct tp_json_writer *json, const char *key, uint64_t digest)
 {
-    char hex[TP_HASH_HEX_BYTES];
-    tp_json_write_string_member(json, key, digest ? tp_hash_hex(hex, digest) : NULL);
+    if (digest) tp_json_write_digest_member(json, key, digest);
+    else tp_json_write_null_member(json, key);
 }
 
 void tp_eval_write_score(struct tp_json_writer *json, const struct talpa_eval_score *score)
@@ -305,8 +338,8 @@ void tp_eval_write_score(struct tp_json_writer *json, const struct talpa_eval_sc
     tp_json_write_int_member(json, "n_resumed", score->n_resumed);
     tp_json_write_int_member(json, "few_shot", score->few_shot);
     tp_json_write_int_member(json, "seed", (int64_t)score->seed);
-    write_hex(json, "model", score->model_digest);
-    write_hex(json, "adapter", score->adapter_digest);
+    write_digest(json, "model", score->model_digest);
+    write_digest(json, "adapter", score->adapter_digest);
 }
 
 static enum talpa_status commit(struct run *r)
@@ -334,7 +367,7 @@ static enum talpa_status open_journal(struct run *r)
     const struct talpa_eval_options *o = r->options;
     const char *path = o->samples, *results = NULL;
     if (o->output_dir) {
-        TP_TRY(tp_eval_make_folder(o->output_dir));
+        TP_TRY(tp_context(tp_folder_create(o->output_dir), "--output-dir"));
         path = tp_arena_printf(&r->arena, "%s/samples.jsonl", o->output_dir);
         results = tp_arena_printf(&r->arena, "%s/eval_results.json", o->output_dir);
         if (!path || !results) return TALPA_E_DEVICE;
@@ -352,15 +385,14 @@ static enum talpa_status run_task(struct run *r)
     TP_TRY(o->text ? tp_eval_rows_text(&r->rows, o->text) : tp_eval_rows_open(&r->rows, o->data, o->metric, o->limit));
     TP_TRY(settle(r));
     TP_TRY(describe_inputs(r));
-    TP_TRY(tp_eval_units_create(&r->units, r->context->model, &r->rows, r->examples, r->score.metric, o->by, (uint32_t)r->ctx, (uint32_t)r->stride,
-                                o->text != NULL));
+    TP_TRY(tp_eval_units_create(&r->units, r->context->model, &r->rows, r->examples, r->score.metric, o->by, (uint32_t)r->ctx,
+                                (uint32_t)r->stride, o->text != NULL));
     if (r->units.n_too_long) {
         r->score.n_too_long = (int64_t)r->units.n_too_long;
         tp_log(TALPA_LOG_WARN, "%s: %zu rows are longer than %d tokens: %s; see --ctx-size", r->rows.path, r->units.n_too_long, r->ctx,
                r->score.metric == TALPA_METRIC_TOKEN_NLL ? "left out" : "counted as wrong");
     }
-    if (r->context->has_routes)
-        TP_TRY(tp_eval_routes(r->context, o, &r->rows, r->examples, r->score.task, o->task != NULL, (uint32_t)r->ctx));
+    if (r->context->has_routes) TP_TRY(tp_eval_routes(r->context, o, &r->rows, r->examples, (uint32_t)r->ctx));
     TP_TRY(open_journal(r));
     if (r->judged.n < r->units.n_units) TP_TRY(tp_eval_is_generated(r->score.metric, o->by) ? run_generated(r) : run_scored(r));
     tp_summary(&r->score, &r->judged);
@@ -383,8 +415,8 @@ enum talpa_status tp_eval_task(struct talpa_eval_score *score, struct tp_eval_co
     return status;
 }
 
-enum talpa_status talpa_eval(struct talpa_eval_score *score, struct talpa_model *model, size_t device, const struct talpa_eval_options *options,
-                             const struct talpa_eval_callbacks *callbacks)
+enum talpa_status talpa_eval(struct talpa_eval_score *score, struct talpa_model *model, size_t device,
+                             const struct talpa_eval_options *options, const struct talpa_eval_callbacks *callbacks)
 {
     struct tp_eval_context context;
     TP_TRY(tp_eval_context_open(&context, model, device, options));

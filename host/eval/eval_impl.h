@@ -26,11 +26,13 @@ struct tp_eval_context {
 };
 
 /** Loads the adapter and takes the digests; the device is opened when needed first. */
-enum talpa_status tp_eval_context_open(struct tp_eval_context *out, struct talpa_model *model, size_t device, const struct talpa_eval_options *options);
+enum talpa_status tp_eval_context_open(struct tp_eval_context *out, struct talpa_model *model, size_t device,
+                                       const struct talpa_eval_options *options);
 void tp_eval_context_close(struct tp_eval_context *context);
 
 /** Makes context->likelihood fit sequences of `longest` tokens with up to `most_labels` labels. */
-enum talpa_status tp_eval_context_scorer(struct tp_eval_context *context, const struct talpa_eval_options *options, uint32_t longest, uint32_t most_labels);
+enum talpa_status tp_eval_context_scorer(struct tp_eval_context *context, const struct talpa_eval_options *options, uint32_t longest,
+                                         uint32_t most_labels);
 /** Makes context->session fit `n_ctx` tokens per sequence. */
 enum talpa_status tp_eval_context_generator(struct tp_eval_context *context, const struct talpa_eval_options *options, int n_ctx);
 
@@ -38,17 +40,15 @@ enum talpa_status tp_eval_context_generator(struct tp_eval_context *context, con
 enum talpa_status tp_eval_task(struct talpa_eval_score *score, struct tp_eval_context *context, const struct talpa_eval_options *options,
                                const struct talpa_eval_callbacks *callbacks);
 
-/** Where routing is to be seen: runs prompt and completion of a task's rows and adds what the routers do. `task` is for rows that do not name
- *  theirs, or for all if is_given. TALPA_E_DATA (FILE:LINE) for a row without completion. (routes.c) */
+/** Where routing is to be seen: runs prompt and completion of a task's rows and adds what the routers do to context->routes, under the task
+ *  that the options name, else the row's own, else the file's name. TALPA_E_DATA (FILE:LINE) for a row without completion. (routes.c) */
 enum talpa_status tp_eval_routes(struct tp_eval_context *context, const struct talpa_eval_options *options, const struct tp_eval_rows *rows,
-                                 const char *examples, const char *task, bool is_given, uint32_t ctx);
+                                 const char *examples, uint32_t ctx);
 
 /** Writes the members of a score. */
 void tp_eval_write_score(struct tp_json_writer *json, const struct talpa_eval_score *score);
 /** "letter", "generation", "text". */
 const char *tp_eval_by_name(enum talpa_option_by by);
-/** Creates a folder unless it is there. TALPA_E_CREATE. */
-enum talpa_status tp_eval_make_folder(const char *path);
 
 /** Judges an output: fills the journal row. Texts are in `arena`. `runner` is NULL unless code may run. (judge.c) */
 struct tp_code_runner;
@@ -56,7 +56,7 @@ struct tp_journal_row;
 enum talpa_status tp_eval_judge(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_row *row, enum talpa_metric metric,
                                 const char *output, const struct tp_code_runner *runner, bool *no_network);
 /** As above for options: nll per item of the unit. */
-void tp_eval_judge_options(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_unit *unit, const struct tp_likelihood_item *items,
-                           enum talpa_option_by by);
+void tp_eval_judge_options(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_unit *unit,
+                           const struct tp_likelihood_item *items, enum talpa_option_by by);
 
 #endif

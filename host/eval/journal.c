@@ -66,16 +66,18 @@ static enum talpa_status compare(const struct tp_journal_inputs *inputs, const s
         const char *value;
         TP_TRY(tp_context(tp_json_get_string_or(&value, found, input->name, "nothing"), "%s", path));
         if (strcmp(value, input->value))
-            return tp_fail(TALPA_E_DATA, "%s: results of another run: %s: found %s, expected %s: choose another output or give --overwrite", path, input->name,
-                           value, input->value);
+            return tp_fail(TALPA_E_DATA, "%s: results of another run: %s: found %s, expected %s: choose another output or give --overwrite",
+                           path, input->name, value, input->value);
     }
     return TALPA_OK;
 }
 
 /* ---- reading what is there ---- */
 
-/* Visits the complete lines of `bytes`; *n_whole gets the bytes that they take. A line that was cut short by the end of a run is left out. */
-static enum talpa_status visit_lines(size_t *n_whole, const char *bytes, size_t n_bytes, size_t start, const char *path, tp_journal_visit *visit, void *user)
+/* Visits the complete lines of `bytes`; *n_whole gets the bytes that they take. A line that was cut short by the end of a run is left out.
+ */
+static enum talpa_status visit_lines(size_t *n_whole, const char *bytes, size_t n_bytes, size_t start, const char *path,
+                                     tp_journal_visit *visit, void *user)
 {
     while (start < n_bytes) {
         const char *newline = memchr(bytes + start, '\n', n_bytes - start);
@@ -95,8 +97,8 @@ static enum talpa_status visit_lines(size_t *n_whole, const char *bytes, size_t 
 }
 
 /* *n_whole is 0 if the file holds nothing of use (no header line). */
-static enum talpa_status resume(size_t *n_whole, const struct tp_journal *j, const struct tp_journal_inputs *inputs, bool overwrite, tp_journal_visit *visit,
-                                void *user)
+static enum talpa_status resume(size_t *n_whole, const struct tp_journal *j, const struct tp_journal_inputs *inputs, bool overwrite,
+                                tp_journal_visit *visit, void *user)
 {
     struct tp_file_map map;
     *n_whole = 0;
@@ -123,7 +125,8 @@ static bool exists(const char *path)
     return path && stat(path, &info) == 0;
 }
 
-static enum talpa_status complete(struct tp_journal *j, const struct tp_journal_inputs *inputs, bool overwrite, tp_journal_visit *visit, void *user)
+static enum talpa_status complete(struct tp_journal *j, const struct tp_journal_inputs *inputs, bool overwrite, tp_journal_visit *visit,
+                                  void *user)
 {
     struct tp_json *json;
     TP_TRY(tp_json_parse_file(&json, j->results));
@@ -150,8 +153,8 @@ static enum talpa_status write_line(struct tp_journal *j)
     return TALPA_OK;
 }
 
-static enum talpa_status prepare(struct tp_journal *j, const char *path, const char *results, const struct tp_journal_inputs *inputs, bool overwrite,
-                                 tp_journal_visit *visit, void *user)
+static enum talpa_status prepare(struct tp_journal *j, const char *path, const char *results, const struct tp_journal_inputs *inputs,
+                                 bool overwrite, tp_journal_visit *visit, void *user)
 {
     j->path = tp_arena_strdup(&j->arena, path);
     j->partial = tp_arena_printf(&j->arena, "%s.partial", path);
@@ -181,8 +184,8 @@ static enum talpa_status prepare(struct tp_journal *j, const char *path, const c
     return write_line(j);
 }
 
-enum talpa_status tp_journal_open(struct tp_journal *out, const char *path, const char *results, const struct tp_journal_inputs *inputs, bool overwrite,
-                                  tp_journal_visit *visit, void *user)
+enum talpa_status tp_journal_open(struct tp_journal *out, const char *path, const char *results, const struct tp_journal_inputs *inputs,
+                                  bool overwrite, tp_journal_visit *visit, void *user)
 {
     struct tp_journal journal = {0};
     const enum talpa_status status = path ? prepare(&journal, path, results, inputs, overwrite, visit, user) : TALPA_OK;

@@ -1,5 +1,5 @@
-/* The judged rows of a run on disk: line by line in FILE.partial, under the final name when all are there. The first line of the partial file
- * says what the run is of, so that a run with other inputs is refused instead of mixed in. */
+/* The judged rows of a run on disk: line by line in FILE.partial, under the final name when all are there. The first line of the partial
+ * file says what the run is of, so that a run with other inputs is refused instead of mixed in. */
 #ifndef TP_JOURNAL_H
 #define TP_JOURNAL_H
 
@@ -37,11 +37,11 @@ struct tp_journal {
 /** Called per row that is there already, in order. */
 typedef enum talpa_status tp_journal_visit(void *user, const struct tp_journal_row *row);
 
-/** Opens the journal for samples at `path` (NULL: nothing is kept), `results` beside it (may be NULL). Rows of an interrupted or complete run with the
- *  same inputs are visited. TALPA_E_DATA (the input that differs, found and expected) unless `overwrite`; TALPA_E_CREATE if it cannot be
- *  written or another run has it. */
-enum talpa_status tp_journal_open(struct tp_journal *out, const char *path, const char *results, const struct tp_journal_inputs *inputs, bool overwrite,
-                                  tp_journal_visit *visit, void *user);
+/** Opens the journal for samples at `path` (NULL: nothing is kept), `results` beside it (may be NULL). Rows of an interrupted or complete
+ *  run with the same inputs are visited. TALPA_E_DATA (the input that differs, found and expected) unless `overwrite`; TALPA_E_CREATE if it
+ *  cannot be written or another run has it. */
+enum talpa_status tp_journal_open(struct tp_journal *out, const char *path, const char *results, const struct tp_journal_inputs *inputs,
+                                  bool overwrite, tp_journal_visit *visit, void *user);
 /** Appends a row and hands it to the system. TALPA_E_IO. */
 enum talpa_status tp_journal_row(struct tp_journal *journal, const struct tp_journal_row *row);
 /** Copies the rows to their final name, then writes `text` to the results (if there is such a file), then removes the partial file. */

@@ -24,7 +24,8 @@ static enum talpa_status judge_number(struct tp_journal_row *out, struct tp_aren
     return keep(&out->prediction, arena, text, strlen(text));
 }
 
-static enum talpa_status judge_letter(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_row *row, bool first, const char *output)
+static enum talpa_status judge_letter(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_row *row, bool first,
+                                      const char *output)
 {
     TP_TRY(keep(&out->output, arena, output, first ? strlen(output) : tp_scoring_before_newline_after_marks(output)));
     const char letter = first ? tp_scoring_first_letter(out->output, row->n_choices) : tp_scoring_generated_letter(out->output);
@@ -77,10 +78,14 @@ static enum talpa_status judge_code(struct tp_journal_row *out, struct tp_arena 
     return TALPA_OK;
 }
 
+/* The first line against an answer of one line: a base model that was not taught to stop is not wrong for going on. */
 static enum talpa_status judge_exact(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_row *row, const char *output)
 {
     size_t n, n_answer;
-    const char *text = tp_scoring_trim(&n, output), *answer = tp_scoring_trim(&n_answer, row->answer);
+    const char *answer = tp_scoring_trim(&n_answer, row->answer), *text;
+    if (memchr(answer, '\n', n_answer)) text = output;
+    else TP_TRY(keep(&text, arena, output, strcspn(output, "\n")));
+    text = tp_scoring_trim(&n, text);
     out->correct = n == n_answer && !memcmp(text, answer, n);
     return keep(&out->prediction, arena, text, n);
 }
@@ -103,8 +108,8 @@ enum talpa_status tp_eval_judge(struct tp_journal_row *out, struct tp_arena *are
     return TALPA_OK;
 }
 
-void tp_eval_judge_options(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_unit *unit, const struct tp_likelihood_item *items,
-                           enum talpa_option_by by)
+void tp_eval_judge_options(struct tp_journal_row *out, struct tp_arena *arena, const struct tp_eval_unit *unit,
+                           const struct tp_likelihood_item *items, enum talpa_option_by by)
 {
     double values[26];
     const struct tp_likelihood_item *own = items + unit->first_item;

@@ -4,28 +4,17 @@
 #include <string.h>
 
 #include "base/status.h"
-#include "train/batch.h"
 
-static enum talpa_status create(struct tp_likelihood *l, const struct talpa_model *model, struct tp_adapter *adapter, const float *bank,
-                                const struct tp_plan_options *options, bool sparse)
+enum talpa_status tp_likelihood_create(struct tp_likelihood *out, struct tp_engine *engine, const struct talpa_model *model,
+                                       struct tp_adapter *adapter, const float *bank, const struct tp_plan_options *options, bool sparse,
+                                       uint32_t max_tokens, uint32_t max_labels, struct tp_route_stats *routes)
 {
-    TP_TRY(tp_eval_graph_create(&l->eval, model, adapter, l->max_tokens, l->max_labels, false));
-    if (l->routes) TP_TRY(tp_eval_graph_keep_routes(&l->eval, adapter));
-    TP_TRY(tp_program_set_create(&l->set, l->engine, l->eval.graph, options, !sparse, sparse));
-    l->batch = calloc(1, sizeof *l->batch);
-    l->nll = calloc(l->max_labels, sizeof *l->nll);
-    if (!l->batch || !l->nll) return tp_fail_memory("evaluation", (unsigned long long)l->max_labels * sizeof *l->nll);
-    TP_TRY(tp_batch_create(l->batch, l->max_tokens, l->max_labels));
-    if (!adapter) return TALPA_OK;
-    return tp_executor_write(l->set.executor, l->eval.params, bank, (size_t)adapter->bank_elements * sizeof *bank);
-}
-
-enum talpa_status tp_likelihood_create(struct tp_likelihood *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
-                                       const float *bank, const struct tp_plan_options *options, bool sparse, uint32_t max_tokens, uint32_t max_labels,
-                                       struct tp_route_stats *routes)
-{
-    struct tp_likelihood likelihood = {.engine = engine, .max_tokens = max_tokens, .max_labels = max_labels, .routes = routes};
-    const enum talpa_status status = create(&likelihood, model, adapter, bank, options, sparse);
+    struct tp_likelihood likelihood = {.routes = routes};
+    struct tp_evaluator *e = &likelihood.evaluator;
+    TP_TRY(tp_evaluator_create_sized(e, engine, model, adapter, max_tokens, max_labels, options, sparse, routes != NULL));
+    e->alignment = TP_BATCH_ALIGNMENT;
+    const enum talpa_status status =
+        adapter ? tp_executor_write(e->set.executor, e->eval.params, bank, (size_t)adapter->bank_elements * sizeof *bank) : TALPA_OK;
     if (status == TALPA_OK) *out = likelihood;
     else tp_likelihood_free(&likelihood);
     return status;
@@ -33,48 +22,43 @@ enum talpa_status tp_likelihood_create(struct tp_likelihood *out, struct tp_engi
 
 void tp_likelihood_free(struct tp_likelihood *likelihood)
 {
-    tp_program_set_free(&likelihood->set);
-    tp_eval_graph_free(&likelihood->eval);
-    if (likelihood->batch) tp_batch_free(likelihood->batch);
-    free(likelihood->batch);
-    free(likelihood->nll);
+    tp_evaluator_free(&likelihood->evaluator);
     *likelihood = (struct tp_likelihood){0};
 }
 
-/* Sequences start at multiples of this many rows: attention works in blocks of 12 rows and panels of 32 columns (CPU) or tiles of 32 (generic), and
- * adds up in their order. A sequence's bits are then the same wherever in a pass it lies. */
-enum { ALIGNMENT = 96 };
-
-static uint32_t aligned(uint32_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
-
-static bool fits(const struct tp_likelihood *l, const struct tp_likelihood_item *item)
+bool tp_likelihood_fits(const struct tp_likelihood *likelihood, uint32_t n_tokens, uint32_t n_labels)
 {
-    const uint32_t first = aligned(l->batch->n_tokens);
-    return first <= l->max_tokens && item->n_ids <= l->max_tokens - first && item->n_labels <= l->max_labels - l->batch->n_labelled;
+    const struct tp_batch *batch = &likelihood->evaluator.batch;
+    return n_tokens <= batch->max_tokens && n_labels <= batch->max_labelled;
 }
 
-static void add_row(struct tp_batch *batch, int32_t id, uint32_t position, uint32_t ordinal, uint32_t first, uint32_t end)
+static uint32_t aligned(uint32_t n) { return tp_batch_aligned(n, TP_BATCH_ALIGNMENT); }
+
+static bool has_room(const struct tp_batch *batch, const struct tp_likelihood_item *item)
 {
-    const uint32_t row = batch->n_tokens++;
-    batch->ids[row] = id;
-    batch->positions[row] = (int32_t)position;
-    batch->examples[row] = (int32_t)ordinal;
-    batch->segments[2 * row] = (int32_t)first;
-    batch->segments[2 * row + 1] = (int32_t)end;
+    const uint32_t first = aligned(batch->n_tokens);
+    return first <= batch->max_tokens && item->n_ids <= batch->max_tokens - first &&
+           item->n_labels <= batch->max_labelled - batch->n_labelled;
 }
 
-static void add(struct tp_batch *batch, const struct tp_likelihood_item *item, uint32_t ordinal)
+static enum talpa_status add(struct tp_batch *batch, const struct tp_likelihood_item *item, uint32_t ordinal)
 {
-    /* Rows in between see nothing but themselves. */
-    for (const uint32_t end = aligned(batch->n_tokens); batch->n_tokens < end; batch->n_pads++)
-        add_row(batch, item->ids[0], 0, ordinal, batch->n_tokens, batch->n_tokens + 1);
+    TP_TRY(tp_batch_align(batch, TP_BATCH_ALIGNMENT));
     const uint32_t first = batch->n_tokens;
-    for (uint32_t p = 0; p < item->n_ids; p++) add_row(batch, item->ids[p], p, ordinal, first, first + item->n_ids);
+    for (uint32_t p = 0; p < item->n_ids; p++) {
+        const uint32_t row = batch->n_tokens++;
+        batch->ids[row] = item->ids[p];
+        batch->positions[row] = (int32_t)p;
+        batch->examples[row] = (int32_t)ordinal;
+        batch->segments[2 * row] = (int32_t)first;
+        batch->segments[2 * row + 1] = (int32_t)(first + item->n_ids);
+    }
     for (uint32_t k = 0; k < item->n_labels; k++) {
         batch->rows[batch->n_labelled] = (int32_t)(first + item->rows[k]);
         batch->labels[batch->n_labelled++] = item->labels[k];
     }
     batch->n_segments++;
+    return TALPA_OK;
 }
 
 /* Adds the items of the pass that has just run to the statistics. */
@@ -96,20 +80,17 @@ static enum talpa_status add_routes(struct tp_likelihood *l, const struct tp_lik
         status = tp_route_stats_row(&span->row, l->routes, &about);
         if (status == TALPA_OK) tp_route_stats_nll(l->routes, span->row, items[i].nll, items[i].n_labels);
     }
-    if (status == TALPA_OK && n_spans) status = tp_route_stats_pass(l->routes, l->set.executor, &l->eval, spans, n_spans, l->max_tokens);
+    if (status == TALPA_OK && n_spans)
+        status =
+            tp_route_stats_pass(l->routes, l->evaluator.set.executor, &l->evaluator.eval, spans, n_spans, l->evaluator.batch.max_tokens);
     free(spans);
     return status;
 }
 
 static enum talpa_status pass(struct tp_likelihood *l, const struct tp_likelihood_item *items, size_t n)
 {
-    struct tp_step step = {{0}};
-    tp_step_set_f32(&step, TP_STEP_LOSS_SCALE, 1.0f);
-    TP_TRY(tp_batch_write(l->batch, l->set.executor, &l->eval.inputs, &step));
-    TP_TRY(tp_executor_step(l->set.executor, &step));
-    TP_TRY(tp_executor_run(l->set.executor, 0, TP_PHASE_BATCH));
-    TP_TRY(tp_executor_read(l->set.executor, l->eval.nll, l->nll, l->batch->n_labelled * sizeof *l->nll));
-    const float *nll = l->nll;
+    TP_TRY(tp_evaluator_pass(&l->evaluator));
+    const float *nll = l->evaluator.nll;
     for (size_t i = 0; i < n; i++) {
         memcpy(items[i].nll, nll, items[i].n_labels * sizeof *nll);
         nll += items[i].n_labels;
@@ -119,18 +100,19 @@ static enum talpa_status pass(struct tp_likelihood *l, const struct tp_likelihoo
 
 enum talpa_status tp_likelihood_run(struct tp_likelihood *l, const struct tp_likelihood_item *items, size_t n_items, int batch_size)
 {
+    struct tp_batch *batch = &l->evaluator.batch;
     for (size_t first = 0; first < n_items;) {
         size_t n = 0;
-        tp_batch_clear(l->batch);
+        tp_batch_clear(batch);
         while (first + n < n_items && n < (size_t)batch_size) {
             const struct tp_likelihood_item *item = &items[first + n];
-            if (!fits(l, item)) break;
-            add(l->batch, item, (uint32_t)n);
+            if (!has_room(batch, item)) break;
+            TP_TRY(add(batch, item, (uint32_t)n));
             n++;
         }
         if (!n)
-            return tp_fail(TALPA_E_INTERNAL, "a sequence of %u tokens and %u labels, prepared for %u and %u", items[first].n_ids, items[first].n_labels,
-                           l->max_tokens, l->max_labels);
+            return tp_fail(TALPA_E_INTERNAL, "a sequence of %u tokens and %u labels, prepared for %u and %u", items[first].n_ids,
+                           items[first].n_labels, batch->max_tokens, batch->max_labelled);
         TP_TRY(pass(l, items + first, n));
         first += n;
     }

@@ -30,8 +30,10 @@ enum talpa_status tp_eval_routes(struct tp_eval_context *context, const struct t
 {
     struct tp_eval_units units;
     if (options->text)
-        return tp_fail(TALPA_E_ARGUMENT, "--route-log: a text file (-f) has no rows; put them in a JSONL file, {\"text\": ..}, and give --data");
-    enum talpa_status status = tp_eval_units_create(&units, context->model, rows, examples, TALPA_METRIC_TOKEN_NLL, options->by, ctx, 0, false);
+        return tp_fail(TALPA_E_ARGUMENT,
+                       "--route-log: a text file (-f) has no rows; put them in a JSONL file, {\"text\": ..}, and give --data");
+    enum talpa_status status =
+        tp_eval_units_create(&units, context->model, rows, examples, TALPA_METRIC_TOKEN_NLL, options->by, ctx, 0, false);
     if (status != TALPA_OK) return tp_context(status, "--route-log looks at prompt and completion");
     status = run(context, options, &units, rows->path);
     tp_eval_units_free(&units);

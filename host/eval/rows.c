@@ -2,16 +2,17 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/nearest.h"
 #include "base/rng.h"
 #include "base/status.h"
 #include "eval/scoring.h"
+#include "io/text_lines.h"
 
 /* ---- metrics ---- */
 
@@ -34,23 +35,18 @@ const char *talpa_metric_name(enum talpa_metric metric)
 
 enum talpa_status talpa_metric_parse(enum talpa_metric *out, const char *name)
 {
-    int nearest = 0, distance = INT_MAX;
-    for (int i = 0; i < TALPA_N_METRICS; i++) {
+    for (int i = 0; i < TALPA_N_METRICS; i++)
         if (!strcmp(name, names[i])) {
             *out = (enum talpa_metric)i;
             return TALPA_OK;
         }
-        const int d = tp_scoring_distance(name, names[i]);
-        if (d < distance) {
-            distance = d;
-            nearest = i;
-        }
-    }
     char near[64] = "";
-    if (distance <= 4) snprintf(near, sizeof near, "; did you mean '%s'?", names[nearest]);
-    return tp_fail(TALPA_E_ARGUMENT,
-                   "unknown metric '%s'%s Known: auto, exact_number, generated_letter, option_letter, f1_em, unit_tests, exact, token_nll, perplexity", name,
-                   *near ? near : ".");
+    const char *nearest = tp_nearest_word(name, names, TALPA_N_METRICS, 4);
+    if (nearest) snprintf(near, sizeof near, "; did you mean '%s'?", nearest);
+    return tp_fail(
+        TALPA_E_ARGUMENT,
+        "unknown metric '%s'%s Known: auto, exact_number, generated_letter, option_letter, f1_em, unit_tests, exact, token_nll, perplexity",
+        name, *near ? near : ".");
 }
 
 /* ---- one row ---- */
@@ -190,7 +186,8 @@ static enum talpa_status read_row(struct tp_eval_rows *rows, const struct tp_jso
     enum talpa_metric own = metric;
     if (metric == TALPA_METRIC_AUTO) TP_TRY(deduce(&own, json, row));
     if (rows->n_rows && own != rows->metric)
-        return tp_fail(TALPA_E_DATA, "the row's fields say %s, those of the first row %s: give one for all with --metric", names[own], names[rows->metric]);
+        return tp_fail(TALPA_E_DATA, "the row's fields say %s, those of the first row %s: give one for all with --metric", names[own],
+                       names[rows->metric]);
     rows->metric = own;
     return check_fields(row, own);
 }
@@ -204,23 +201,16 @@ static enum talpa_status read_rows(struct tp_eval_rows *rows, const char *path, 
     const char *text = (const char *)rows->file.bytes;
     const size_t n = rows->file.n_bytes;
     rows->digest = tp_hash_bytes(text, n);
-    size_t n_lines = 1, start = n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3) ? 3 : 0;
+    size_t n_lines = 1;
     for (size_t i = 0; i < n; i++) n_lines += text[i] == '\n';
     rows->rows = tp_arena_array(&rows->arena, n_lines, sizeof *rows->rows);
     if (!rows->rows) return TALPA_E_DEVICE;
-    for (uint64_t number = 1; start < n && (!limit || (int64_t)rows->n_rows < limit); number++) {
-        const char *newline = memchr(text + start, '\n', n - start);
-        const size_t end = newline ? (size_t)(newline - text) : n;
-        size_t first = start, last = end;
-        while (first < last && strchr(" \t\r", text[first])) first++;
-        while (last > first && strchr(" \t\r", text[last - 1])) last--;
-        start = end + 1;
-        if (first == last) continue;
+    for (struct tp_text_lines line = tp_text_lines_of(text, n); (!limit || (int64_t)rows->n_rows < limit) && tp_text_lines_next(&line);) {
         char label[512];
-        snprintf(label, sizeof label, "%.480s:%" PRIu64, path, number);
-        rows->rows[rows->n_rows] = (struct tp_eval_row){.line = text + first, .n_line = last - first, .number = number};
+        snprintf(label, sizeof label, "%.480s:%" PRIu64, path, line.number);
+        rows->rows[rows->n_rows] = (struct tp_eval_row){.line = line.text, .n_line = line.n_bytes, .number = line.number};
         struct tp_json *json;
-        TP_TRY(tp_json_parse(&json, text + first, last - first, label));
+        TP_TRY(tp_json_parse(&json, line.text, line.n_bytes, label));
         const enum talpa_status status = read_row(rows, tp_json_root(json), metric);
         tp_json_free(json);
         TP_TRY(tp_context(status, "%s", label));
@@ -248,7 +238,8 @@ static enum talpa_status read_text_file(struct tp_eval_rows *rows, const char *p
     rows->rows = tp_arena_array(&rows->arena, 1, sizeof *rows->rows);
     if (!rows->path || !rows->rows) return TALPA_E_DEVICE;
     rows->digest = tp_hash_bytes(rows->file.bytes, n);
-    rows->rows[0] = (struct tp_eval_row){.id = "text", .text = tp_arena_strndup(&rows->arena, (const char *)rows->file.bytes, n), .number = 1};
+    rows->rows[0] =
+        (struct tp_eval_row){.id = "text", .text = tp_arena_strndup(&rows->arena, (const char *)rows->file.bytes, n), .number = 1};
     rows->n_rows = 1;
     return rows->rows[0].text ? TALPA_OK : TALPA_E_DEVICE;
 }
@@ -281,7 +272,8 @@ enum talpa_status tp_eval_rows_without_options(const char **out, struct tp_arena
         /* The last one: the passage above may hold the same words. */
         for (char *at = strstr(text, line); at; at = strstr(at + 1, line)) found = at;
         if (!found)
-            return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": prompt: found no line '%c. %.60s', expected every option on a line: leave out --by text", path,
+            return tp_fail(TALPA_E_DATA,
+                           "%s:%" PRIu64 ": prompt: found no line '%c. %.60s', expected every option on a line: leave out --by text", path,
                            row->number, 'A' + i, row->choices[i]);
         const size_t n = strlen(line) - 1;
         memmove(found, found + n, strlen(found + n) + 1);
@@ -305,8 +297,8 @@ static void choose(size_t *chosen, int n, size_t *all, size_t n_rows, const stru
     }
 }
 
-static enum talpa_status join(const char **out, struct tp_arena *arena, const struct tp_eval_rows *rows, const struct talpa_eval_options *options,
-                              bool by_text)
+static enum talpa_status join(const char **out, struct tp_arena *arena, const struct tp_eval_rows *rows,
+                              const struct talpa_eval_options *options, bool by_text)
 {
     const int n = options->few_shot;
     size_t *all = tp_arena_array(arena, rows->n_rows, sizeof *all), *chosen = tp_arena_array(arena, (size_t)n, sizeof *chosen);
@@ -322,30 +314,31 @@ static enum talpa_status join(const char **out, struct tp_arena *arena, const st
             blank = " ";
         }
         if (!prompt || !completion)
-            return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": field '%s' is missing: worked examples need prompt and completion", rows->path, row->number,
-                           prompt ? "completion" : "prompt");
+            return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": field '%s' is missing: worked examples need prompt and completion", rows->path,
+                           row->number, prompt ? "completion" : "prompt");
         if (!(text = tp_arena_printf(arena, "%s%s%s%s\n\n", text, prompt, blank, completion))) return TALPA_E_DEVICE;
     }
     *out = text;
     return TALPA_OK;
 }
 
-enum talpa_status tp_eval_rows_examples(const char **out, uint64_t *digest, struct tp_arena *arena, const struct talpa_eval_options *options,
-                                        enum talpa_metric metric)
+enum talpa_status tp_eval_rows_examples(const char **out, uint64_t *digest, struct tp_arena *arena,
+                                        const struct talpa_eval_options *options, enum talpa_metric metric)
 {
     struct tp_eval_rows rows;
     const bool by_text = metric == TALPA_METRIC_OPTION_LETTER && options->by == TALPA_OPTION_BY_TEXT;
     *out = "";
     *digest = 0;
     if (!options->few_shot) return TALPA_OK;
-    if (!options->few_shot_data) return tp_fail(TALPA_E_ARGUMENT, "--few-shot %d needs --few-shot-data: a JSONL file of worked examples", options->few_shot);
+    if (!options->few_shot_data)
+        return tp_fail(TALPA_E_ARGUMENT, "--few-shot %d needs --few-shot-data: a JSONL file of worked examples", options->few_shot);
     if (metric == TALPA_METRIC_PERPLEXITY) return tp_fail(TALPA_E_ARGUMENT, "--few-shot: perplexity has no prompts to put examples before");
     /* Examples need no more than prompt and completion, but options where those are rewritten. */
     TP_TRY(tp_context(tp_eval_rows_open(&rows, options->few_shot_data, by_text ? metric : TALPA_METRIC_TOKEN_NLL, 0), "--few-shot-data"));
     enum talpa_status status = TALPA_OK;
     if ((size_t)options->few_shot > rows.n_rows)
-        status = tp_fail(TALPA_E_DATA, "--few-shot-data %s: found %zu rows, expected at least --few-shot %d", options->few_shot_data, rows.n_rows,
-                         options->few_shot);
+        status = tp_fail(TALPA_E_DATA, "--few-shot-data %s: found %zu rows, expected at least --few-shot %d", options->few_shot_data,
+                         rows.n_rows, options->few_shot);
     if (status == TALPA_OK) status = join(out, arena, &rows, options, by_text);
     *digest = rows.digest;
     tp_eval_rows_close(&rows);

@@ -35,11 +35,11 @@ enum talpa_status tp_eval_rows_open(struct tp_eval_rows *out, const char *path, 
 enum talpa_status tp_eval_rows_text(struct tp_eval_rows *out, const char *path);
 void tp_eval_rows_close(struct tp_eval_rows *rows);
 
-/** Worked examples for prompts: `n` rows of a file, the first ones or a choice drawn with `seed` in drawn order, prompt and completion joined,
- *  a blank line after each. With by text, option lines are removed and the answer's text stands in place of its letter. *out is in the
- *  arena. TALPA_E_DATA if the file has fewer rows. `digest` gets that of the file. */
-enum talpa_status tp_eval_rows_examples(const char **out, uint64_t *digest, struct tp_arena *arena, const struct talpa_eval_options *options,
-                                        enum talpa_metric metric);
+/** Worked examples for prompts: `n` rows of a file, the first ones or a choice drawn with `seed` in drawn order, prompt and completion
+ *  joined, a blank line after each. With by text, option lines are removed and the answer's text stands in place of its letter. *out is in
+ *  the arena. TALPA_E_DATA if the file has fewer rows. `digest` gets that of the file. */
+enum talpa_status tp_eval_rows_examples(const char **out, uint64_t *digest, struct tp_arena *arena,
+                                        const struct talpa_eval_options *options, enum talpa_metric metric);
 
 /** The prompt without its lines "A. <choice>", "B. <choice>", ..: TALPA_E_DATA (file, line, option) if one is not there. In the arena. */
 enum talpa_status tp_eval_rows_without_options(const char **out, struct tp_arena *arena, const char *path, const struct tp_eval_row *row);

@@ -1,6 +1,5 @@
 #include "scoring.h"
 
-#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -24,7 +23,8 @@ static const char *skip_dropped(const char *text)
 
 enum { NUMBER_BYTES = 64 };
 
-/* A number that starts at `text`: its digits into buffer, returns its end; NULL if none starts here. `before` is the character before it. */
+/* A number that starts at `text`: its digits into buffer, returns its end; NULL if none starts here. `before` is the character before it.
+ */
 static const char *number_at(char buffer[NUMBER_BYTES], const char *text, char before)
 {
     size_t n = 0;
@@ -166,8 +166,8 @@ int tp_scoring_best(const double *values, int n)
 /* What Python's str.split() splits at. */
 static bool is_unicode_space(uint32_t c)
 {
-    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
-           c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 static bool is_punctuation(uint32_t c)
@@ -338,23 +338,4 @@ size_t tp_scoring_before_newline_after_marks(const char *output)
     const char *marks = strstr(output, "####");
     const char *newline = marks ? strchr(marks, '\n') : NULL;
     return newline ? (size_t)(newline - output) : strlen(output);
-}
-
-int tp_scoring_distance(const char *a, const char *b)
-{
-    const size_t n_a = strlen(a), n_b = strlen(b);
-    int row[64];
-    if (n_a > 63 || n_b > 63) return INT_MAX;
-    for (size_t k = 0; k <= n_b; k++) row[k] = (int)k;
-    for (size_t i = 1; i <= n_a; i++) {
-        int diagonal = row[0];
-        row[0] = (int)i;
-        for (size_t k = 1; k <= n_b; k++) {
-            const int replaced = diagonal + (a[i - 1] != b[k - 1]);
-            diagonal = row[k];
-            const int smaller = row[k] < row[k - 1] ? row[k] + 1 : row[k - 1] + 1;
-            row[k] = replaced < smaller ? replaced : smaller;
-        }
-    }
-    return row[n_b];
 }

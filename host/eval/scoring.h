@@ -7,8 +7,8 @@
 
 #include "talpa/status.h"
 
-/** The number after the first "####", else the last of the text, ',' and '$' dropped. A number is -?digits[.digits] or -?.digits. *number is the
- *  value; `text` (room for `size` bytes, cut if longer) its digits as found. False if there is none. */
+/** The number after the first "####", else the last of the text, ',' and '$' dropped. A number is -?digits[.digits] or -?.digits. *number
+ *  is the value; `text` (room for `size` bytes, cut if longer) its digits as found. False if there is none. */
 bool tp_scoring_number(double *number, char *text, size_t size, const char *output);
 
 /** Both are numbers and at most 1e-3 apart (the tolerance of LLM-Adapters' evaluate.py). */
@@ -26,8 +26,8 @@ char tp_scoring_first_letter(const char *output, int n_choices);
 /** Index of the greatest of n values, the earlier of equals; n >= 1. A NaN is never the greatest unless all are. */
 int tp_scoring_best(const double *values, int n);
 
-/** SQuAD's normalisation (evaluate-v1.1.py): lower case, ASCII punctuation dropped, the articles a, an, the replaced by a blank, white space
- *  made single blanks. *out is freed by the caller with free(). TALPA_E_DEVICE if memory is short. */
+/** SQuAD's normalisation (evaluate-v1.1.py): lower case, ASCII punctuation dropped, the articles a, an, the replaced by a blank, white
+ *  space made single blanks. *out is freed by the caller with free(). TALPA_E_DEVICE if memory is short. */
 enum talpa_status tp_scoring_normalise(char **out, const char *text);
 
 /** Token F1 of two normalised texts: 0 without a common token. TALPA_E_DEVICE if memory is short. */
@@ -42,8 +42,5 @@ size_t tp_scoring_code(const char *output);
 
 /** The bytes of `output` before the newline that follows its first "####"; all if there is none. */
 size_t tp_scoring_before_newline_after_marks(const char *output);
-
-/** Edit distance (Levenshtein 1966) of two short words; words beyond 63 bytes are infinitely far. */
-int tp_scoring_distance(const char *a, const char *b);
 
 #endif

@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/nearest.h"
 #include "base/status.h"
 #include "eval/eval_impl.h"
-#include "eval/scoring.h"
 #include "eval/summary.h"
 #include "io/atomic_file.h"
+#include "io/folder.h"
 
 enum { MAX_TASKS = 1000 };
 
@@ -25,28 +26,25 @@ static enum talpa_status check_keys(const struct tp_json_value *object)
 {
     static const char *const known[] = {"name", "data", "metric", "by", "few_shot", "few_shot_data", "limit", "max_new_tokens"};
     for (const struct tp_json_value *member = tp_json_first(object); member; member = tp_json_next(member)) {
-        const char *key = tp_json_key(member), *nearest = known[0];
-        int distance = INT_MAX;
-        for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-            const int d = tp_scoring_distance(key, known[i]);
-            if (d < distance) {
-                distance = d;
-                nearest = known[i];
-            }
-        }
-        if (distance)
-            return tp_fail(TALPA_E_DATA, "unknown key '%s', nearest '%s'; known: name, data, metric, by, few_shot, few_shot_data, limit, max_new_tokens", key,
-                           nearest);
+        const char *key = tp_json_key(member), *nearest = tp_nearest_word(key, known, sizeof known / sizeof *known, INT_MAX);
+        if (!nearest || strcmp(key, nearest))
+            return tp_fail(
+                TALPA_E_DATA,
+                "unknown key '%.60s', nearest '%s'; known: name, data, metric, by, few_shot, few_shot_data, limit, max_new_tokens", key,
+                nearest ? nearest : known[0]);
     }
     return TALPA_OK;
 }
 
 /* A path of the file, relative to the file's folder. */
-static enum talpa_status get_path(const char **out, struct tp_arena *arena, const struct tp_json_value *object, const char *key, const char *suite)
+static enum talpa_status get_path(const char **out, struct tp_arena *arena, const struct tp_json_value *object, const char *key,
+                                  const char *suite)
 {
     const char *text, *slash = strrchr(suite, '/');
     TP_TRY(tp_json_get_string_or(&text, object, key, NULL));
-    *out = !text ? NULL : text[0] == '/' || !slash ? tp_arena_strdup(arena, text) : tp_arena_printf(arena, "%.*s/%s", (int)(slash - suite), suite, text);
+    *out = !text                      ? NULL
+           : text[0] == '/' || !slash ? tp_arena_strdup(arena, text)
+                                      : tp_arena_printf(arena, "%.*s/%s", (int)(slash - suite), suite, text);
     return *out || !text ? TALPA_OK : TALPA_E_DEVICE;
 }
 
@@ -66,11 +64,13 @@ static enum talpa_status read_task(struct task *out, struct tp_arena *arena, con
     struct task task = {.options = *options};
     const char *text;
     int limit;
-    if (tp_json_type(object) != TP_JSON_OBJECT) return tp_fail(TALPA_E_DATA, "found %s, expected an object", tp_json_type_name(tp_json_type(object)));
+    if (tp_json_type(object) != TP_JSON_OBJECT)
+        return tp_fail(TALPA_E_DATA, "found %s, expected an object", tp_json_type_name(tp_json_type(object)));
     TP_TRY(check_keys(object));
     TP_TRY(tp_json_get_string(&text, object, "name"));
     if (!*text || strlen(text) >= TALPA_EVAL_TEXT_BYTES || strchr(text, '/') || text[0] == '.')
-        return tp_fail(TALPA_E_DATA, "name: found \"%.80s\", expected up to %d characters without '/' that can name a folder", text, TALPA_EVAL_TEXT_BYTES - 1);
+        return tp_fail(TALPA_E_DATA, "name: found \"%.80s\", expected up to %d characters without '/' that can name a folder", text,
+                       TALPA_EVAL_TEXT_BYTES - 1);
     if (!(task.name = tp_arena_strdup(arena, text))) return TALPA_E_DEVICE;
     task.options.task = task.name;
     TP_TRY(tp_json_get_string(&text, object, "data"));
@@ -89,12 +89,14 @@ static enum talpa_status read_task(struct task *out, struct tp_arena *arena, con
     TP_TRY(get_count(&limit, object, "limit", options->limit > INT_MAX ? INT_MAX : (int)options->limit));
     task.options.limit = limit;
     TP_TRY(get_count(&task.options.max_new_tokens, object, "max_new_tokens", options->max_new_tokens));
-    if (options->output_dir && !(task.options.output_dir = tp_arena_printf(arena, "%s/%s", options->output_dir, task.name))) return TALPA_E_DEVICE;
+    if (options->output_dir && !(task.options.output_dir = tp_arena_printf(arena, "%s/%s", options->output_dir, task.name)))
+        return TALPA_E_DEVICE;
     *out = task;
     return TALPA_OK;
 }
 
-static enum talpa_status read_suite(struct task **out, size_t *n_out, struct tp_arena *arena, const char *path, const struct talpa_eval_options *options)
+static enum talpa_status read_suite(struct task **out, size_t *n_out, struct tp_arena *arena, const char *path,
+                                    const struct talpa_eval_options *options)
 {
     struct tp_json *json;
     TP_TRY(tp_json_parse_file(&json, path));
@@ -103,11 +105,13 @@ static enum talpa_status read_suite(struct task **out, size_t *n_out, struct tp_
     enum talpa_status status = TALPA_OK;
     struct task *tasks = NULL;
     if (n < 1 || n > MAX_TASKS)
-        status = tp_fail(TALPA_E_DATA, "%s: found no tasks, expected {\"tasks\": [{\"name\", \"data\"}, ..]} with 1 to %d of them", path, MAX_TASKS);
+        status = tp_fail(TALPA_E_DATA, "%s: found no tasks, expected {\"tasks\": [{\"name\", \"data\"}, ..]} with 1 to %d of them", path,
+                         MAX_TASKS);
     else if (!(tasks = tp_arena_array(arena, (size_t)n, sizeof *tasks)))
         status = TALPA_E_DEVICE;
     size_t i = 0;
-    for (const struct tp_json_value *item = status == TALPA_OK ? tp_json_first(list) : NULL; item && status == TALPA_OK; item = tp_json_next(item), i++) {
+    for (const struct tp_json_value *item = status == TALPA_OK ? tp_json_first(list) : NULL; item && status == TALPA_OK;
+         item = tp_json_next(item), i++) {
         status = read_task(&tasks[i], arena, item, path, options);
         for (size_t k = 0; k < i && status == TALPA_OK; k++)
             if (!strcmp(tasks[k].name, tasks[i].name)) status = tp_fail(TALPA_E_DATA, "name: '%s' is there twice", tasks[i].name);
@@ -167,13 +171,14 @@ static enum talpa_status save(const struct talpa_eval_table *table, struct tp_ar
     return status;
 }
 
-static enum talpa_status run_suite(struct talpa_eval_table *table, struct tp_arena *arena, struct tp_eval_context *context, const char *suite,
-                                   const struct talpa_eval_options *options, const struct talpa_eval_callbacks *callbacks)
+static enum talpa_status run_suite(struct talpa_eval_table *table, struct tp_arena *arena, struct tp_eval_context *context,
+                                   const char *suite, const struct talpa_eval_options *options,
+                                   const struct talpa_eval_callbacks *callbacks)
 {
     struct task *tasks;
     size_t n;
     TP_TRY(read_suite(&tasks, &n, arena, suite, options));
-    if (options->output_dir) TP_TRY(tp_eval_make_folder(options->output_dir));
+    if (options->output_dir) TP_TRY(tp_context(tp_folder_create(options->output_dir), "--output-dir"));
     table->rows = calloc(n, sizeof *table->rows);
     if (!table->rows) return tp_fail_memory("results", n * sizeof *table->rows);
     for (size_t i = 0; i < n; i++, table->n_rows++) {

@@ -83,7 +83,8 @@ void tp_summary(struct talpa_eval_score *score, const struct tp_judged *judged)
     }
 }
 
-bool tp_summary_compare(double *difference, double *error, enum talpa_metric metric, const struct tp_judged *before, const struct tp_judged *after)
+bool tp_summary_compare(double *difference, double *error, enum talpa_metric metric, const struct tp_judged *before,
+                        const struct tp_judged *after)
 {
     if (!before->n || before->n != after->n) return false;
     for (size_t i = 0; i < after->n; i++)

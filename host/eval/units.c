@@ -11,7 +11,11 @@
 bool tp_eval_is_generated(enum talpa_metric metric, enum talpa_option_by by)
 {
     switch (metric) {
-    case TALPA_METRIC_EXACT_NUMBER: case TALPA_METRIC_GENERATED_LETTER: case TALPA_METRIC_F1_EM: case TALPA_METRIC_UNIT_TESTS: case TALPA_METRIC_EXACT:
+    case TALPA_METRIC_EXACT_NUMBER:
+    case TALPA_METRIC_GENERATED_LETTER:
+    case TALPA_METRIC_F1_EM:
+    case TALPA_METRIC_UNIT_TESTS:
+    case TALPA_METRIC_EXACT:
         return true;
     case TALPA_METRIC_OPTION_LETTER:
         return by == TALPA_OPTION_BY_GENERATION;
@@ -44,7 +48,8 @@ static enum talpa_status push_unit(struct tp_eval_units *u, const char *id, cons
 }
 
 /* Appends a sequence to the last unit. labels[k] at rows[k]; both are in the arena already. */
-static enum talpa_status push_item(struct tp_eval_units *u, const int32_t *ids, uint32_t n_ids, const uint32_t *rows, const int32_t *labels, uint32_t n_labels)
+static enum talpa_status push_item(struct tp_eval_units *u, const int32_t *ids, uint32_t n_ids, const uint32_t *rows, const int32_t *labels,
+                                   uint32_t n_labels)
 {
     if (u->n_items == u->item_capacity) {
         const size_t capacity = u->item_capacity ? 2 * u->item_capacity : 256;
@@ -55,7 +60,8 @@ static enum talpa_status push_item(struct tp_eval_units *u, const int32_t *ids, 
     }
     float *nll = tp_arena_array(&u->arena, n_labels, sizeof *nll);
     if (!nll) return TALPA_E_DEVICE;
-    u->items[u->n_items++] = (struct tp_likelihood_item){.ids = ids, .n_ids = n_ids, .rows = rows, .labels = labels, .n_labels = n_labels, .nll = nll};
+    u->items[u->n_items++] =
+        (struct tp_likelihood_item){.ids = ids, .n_ids = n_ids, .rows = rows, .labels = labels, .n_labels = n_labels, .nll = nll};
     u->units[u->n_units - 1].n_items++;
     if (n_ids > u->longest) u->longest = n_ids;
     if (n_labels > u->most_labels) u->most_labels = n_labels;
@@ -74,7 +80,8 @@ static void mark_too_long(struct tp_eval_units *u)
 /* ---- tokens ---- */
 
 /* Tokens of `before` followed by those of `text` (examples and prompt are one text), with BOS in front if wanted; in the arena. */
-static enum talpa_status encode(const int32_t **out, uint32_t *n_out, struct builder *b, const char *before, const char *text, bool with_bos)
+static enum talpa_status encode(const int32_t **out, uint32_t *n_out, struct builder *b, const char *before, const char *text,
+                                bool with_bos)
 {
     const struct tp_tokenizer *tokenizer = b->model->tokenizer;
     const size_t n_before = strlen(before), n_text = strlen(text);
@@ -105,14 +112,16 @@ static enum talpa_status no_tokens(const struct builder *b, const struct tp_eval
     return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": %s: no token, expected text", b->rows->path, row->number, field);
 }
 
-static enum talpa_status encode_prompt(const int32_t **out, uint32_t *n, struct builder *b, const struct tp_eval_row *row, const char *prompt)
+static enum talpa_status encode_prompt(const int32_t **out, uint32_t *n, struct builder *b, const struct tp_eval_row *row,
+                                       const char *prompt)
 {
     TP_TRY(encode(out, n, b, b->examples, prompt, true));
     return *n ? TALPA_OK : no_tokens(b, row, "prompt");
 }
 
 /* The sequence prompt + continuation, the continuation scored. The last token is a label only. */
-static enum talpa_status push_continuation(struct builder *b, const int32_t *prompt, uint32_t n_prompt, const int32_t *tail, uint32_t n_tail)
+static enum talpa_status push_continuation(struct builder *b, const int32_t *prompt, uint32_t n_prompt, const int32_t *tail,
+                                           uint32_t n_tail)
 {
     struct tp_arena *arena = &b->units->arena;
     int32_t *ids = tp_arena_array(arena, (size_t)n_prompt + n_tail, sizeof *ids);
@@ -176,7 +185,8 @@ static enum talpa_status push_example(struct builder *b, const struct tp_dataset
 {
     struct tp_eval_units *u = b->units;
     uint32_t n = 0;
-    int32_t *ids = tp_arena_array(&u->arena, example->n_tokens, sizeof *ids), *labels = tp_arena_array(&u->arena, example->n_tokens, sizeof *labels);
+    int32_t *ids = tp_arena_array(&u->arena, example->n_tokens, sizeof *ids),
+            *labels = tp_arena_array(&u->arena, example->n_tokens, sizeof *labels);
     uint32_t *rows = tp_arena_array(&u->arena, example->n_tokens, sizeof *rows);
     if (!ids || !labels || !rows) return TALPA_E_DEVICE;
     memcpy(ids, example->ids, example->n_tokens * sizeof *ids);
@@ -206,7 +216,8 @@ static enum talpa_status build_nll(struct builder *b, const struct tp_eval_row *
         return TALPA_OK;
     }
     if (*b->examples)
-        return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": worked examples (--few-shot) need rows with prompt and completion", b->rows->path, row->number);
+        return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": worked examples (--few-shot) need rows with prompt and completion", b->rows->path,
+                       row->number);
     struct tp_dataset *dataset;
     char label[512];
     snprintf(label, sizeof label, "%.480s:%" PRIu64, b->rows->path, row->number);
@@ -217,15 +228,16 @@ static enum talpa_status build_nll(struct builder *b, const struct tp_eval_row *
     return status;
 }
 
-/* Windows of a text: each has up to `ctx` tokens and scores those that the window before it did not, so all but the first window's start see at
- * least ctx - stride tokens before them. */
+/* Windows of a text: each has up to `ctx` tokens and scores those that the window before it did not, so all but the first window's start
+ * see at least ctx - stride tokens before them. */
 static enum talpa_status build_windows(struct builder *b, const struct tp_eval_row *row, bool unit_per_window)
 {
     struct tp_eval_units *u = b->units;
     const int32_t *ids;
     uint32_t n;
     TP_TRY(encode(&ids, &n, b, "", row->text, true));
-    if (n < 2) return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": text: found %" PRIu32 " tokens, expected 2 or more", b->rows->path, row->number, n);
+    if (n < 2)
+        return tp_fail(TALPA_E_DATA, "%s:%" PRIu64 ": text: found %" PRIu32 " tokens, expected 2 or more", b->rows->path, row->number, n);
     uint32_t scored = 1; /* tokens that are done; the first has nothing before it */
     for (uint32_t start = 0; scored < n; start += b->stride) {
         const uint32_t end = n - start > b->ctx ? start + b->ctx : n, count = end - scored;
@@ -257,8 +269,9 @@ static enum talpa_status build(struct builder *b, bool is_text)
     return TALPA_OK;
 }
 
-enum talpa_status tp_eval_units_create(struct tp_eval_units *out, const struct talpa_model *model, const struct tp_eval_rows *rows, const char *examples,
-                                       enum talpa_metric metric, enum talpa_option_by by, uint32_t ctx, uint32_t stride, bool is_text)
+enum talpa_status tp_eval_units_create(struct tp_eval_units *out, const struct talpa_model *model, const struct tp_eval_rows *rows,
+                                       const char *examples, enum talpa_metric metric, enum talpa_option_by by, uint32_t ctx,
+                                       uint32_t stride, bool is_text)
 {
     struct tp_eval_units units = {.metric = metric, .by = by};
     struct builder builder = {.units = &units, .model = model, .rows = rows, .examples = examples, .ctx = ctx, .stride = stride};

@@ -31,11 +31,13 @@ struct tp_eval_units {
 /** True where the output is generated rather than scored. */
 bool tp_eval_is_generated(enum talpa_metric metric, enum talpa_option_by by);
 
-/** Tokenises all rows: worked examples, prompt (BOS only if the model file says so), then what is scored, tokenised by itself. `ctx` tokens at most per
- *  sequence: longer ones are marked too_long and have no items; texts for perplexity are cut into windows of `ctx` that add `stride` tokens
- *  each. is_text: a unit per window instead of per row. TALPA_E_DATA for a row without a token. The caller frees *out; `rows` outlives it. */
-enum talpa_status tp_eval_units_create(struct tp_eval_units *out, const struct talpa_model *model, const struct tp_eval_rows *rows, const char *examples,
-                                       enum talpa_metric metric, enum talpa_option_by by, uint32_t ctx, uint32_t stride, bool is_text);
+/** Tokenises all rows: worked examples, prompt (BOS only if the model file says so), then what is scored, tokenised by itself. `ctx` tokens
+ *  at most per sequence: longer ones are marked too_long and have no items; texts for perplexity are cut into windows of `ctx` that add
+ *  `stride` tokens each. is_text: a unit per window instead of per row. TALPA_E_DATA for a row without a token. The caller frees *out;
+ *  `rows` outlives it. */
+enum talpa_status tp_eval_units_create(struct tp_eval_units *out, const struct talpa_model *model, const struct tp_eval_rows *rows,
+                                       const char *examples, enum talpa_metric metric, enum talpa_option_by by, uint32_t ctx,
+                                       uint32_t stride, bool is_text);
 void tp_eval_units_free(struct tp_eval_units *units);
 
 #endif

@@ -7,8 +7,6 @@
 #include "infer/session.h"
 #include "infer/stop.h"
 
-enum { MAX_END_TOKENS = TP_TOKENIZER_MAX_ENDS };
-
 const char *talpa_finish_name(enum talpa_finish finish)
 {
     static const char *const names[] = {"eos", "stop", "length", "context"};
@@ -29,7 +27,7 @@ struct job {
     size_t index;
     struct talpa_answer *answer;
     struct tp_answer_text text;
-    size_t *ends;    /* [max_new] bytes of text up to and with each token */
+    size_t *bytes_with; /* [max_new] bytes of text up to and with each token */
     int max_new;
 };
 
@@ -40,7 +38,7 @@ struct generator {
     size_t n_requests, n_started;
     struct tp_sampler sampler;
     struct job *jobs; /* [n_sequences] */
-    int32_t ends[MAX_END_TOKENS];
+    int32_t ends[TP_TOKENIZER_MAX_ENDS]; /* for requests that must not end with one */
     size_t n_ends;
     talpa_text_callback *tell;
     void *user;
@@ -52,7 +50,8 @@ static enum talpa_status check(const struct talpa_session *s, const struct talpa
 {
     if (r->n_ids == 0) return tp_fail(TALPA_E_DATA, "prompt %zu has no tokens: at least one is needed", index);
     if (r->n_ids >= (size_t)s->n_ctx)
-        return tp_fail(TALPA_E_DATA, "prompt %zu has %zu tokens and the context is %d: shorten it or use a larger --ctx-size (the model's limit is %d)",
+        return tp_fail(TALPA_E_DATA,
+                       "prompt %zu has %zu tokens and the context is %d: shorten it or use a larger --ctx-size (the model's limit is %d)",
                        index, r->n_ids, s->n_ctx, s->model->config.context_length);
     if (r->max_tokens < 0) return tp_fail(TALPA_E_ARGUMENT, "-n is %d, expected 0 (up to the context's end) or more", r->max_tokens);
     for (size_t i = 0; i < r->n_ids; i++)
@@ -76,15 +75,18 @@ static enum talpa_status start(struct generator *g, int at, size_t index)
     struct job *job = &g->jobs[at];
     const struct talpa_request *r = &g->requests[index];
     const int room = s->n_ctx - (int)r->n_ids;
-    *job = (struct job){.request = r, .index = index, .answer = &g->answers[index], .max_new = r->max_tokens && r->max_tokens < room ? r->max_tokens : room};
+    *job = (struct job){.request = r,
+                        .index = index,
+                        .answer = &g->answers[index],
+                        .max_new = r->max_tokens && r->max_tokens < room ? r->max_tokens : room};
     sequence->n_held = shared_prefix(sequence, r);
     memcpy(sequence->ids, r->ids, r->n_ids * sizeof *r->ids);
     const size_t n = (size_t)job->max_new;
     job->answer->n_prompt = (int)r->n_ids;
     job->answer->ids = malloc(n * sizeof *job->answer->ids);
     job->answer->logprobs = malloc(n * sizeof *job->answer->logprobs);
-    job->ends = malloc(n * sizeof *job->ends);
-    if (!job->answer->ids || !job->answer->logprobs || !job->ends) return tp_fail_memory("answer", n * sizeof *job->ends);
+    job->bytes_with = malloc(n * sizeof *job->bytes_with);
+    if (!job->answer->ids || !job->answer->logprobs || !job->bytes_with) return tp_fail_memory("answer", n * sizeof *job->bytes_with);
     return tp_answer_text_create(&job->text, r->stop, r->n_stop);
 }
 
@@ -120,7 +122,7 @@ static enum talpa_status finish(struct generator *g, struct job *job, enum talpa
 {
     struct talpa_answer *answer = job->answer;
     TP_TRY(tell(g, job, job->text.n_bytes));
-    while (how == TALPA_FINISH_STOP && answer->n_ids && job->ends[answer->n_ids - 1] > job->text.n_bytes) answer->n_ids--;
+    while (how == TALPA_FINISH_STOP && answer->n_ids && job->bytes_with[answer->n_ids - 1] > job->text.n_bytes) answer->n_ids--;
     const size_t room = answer->n_ids ? answer->n_ids : 1;
     int32_t *ids = realloc(answer->ids, room * sizeof *ids); /* smaller: if that fails the old ones are as good */
     float *logprobs = realloc(answer->logprobs, room * sizeof *logprobs);
@@ -130,7 +132,7 @@ static enum talpa_status finish(struct generator *g, struct job *job, enum talpa
     answer->text = job->text.bytes;
     answer->n_bytes = job->text.n_bytes;
     job->text.bytes = NULL;
-    free(job->ends);
+    free(job->bytes_with);
     *job = (struct job){0};
     return TALPA_OK;
 }
@@ -142,21 +144,24 @@ static enum talpa_status draw(struct generator *g, int at, const float *logits)
     struct tp_sequence *sequence = &g->session->sequences[at];
     struct talpa_answer *answer = job->answer;
     const size_t length = job->request->n_ids + answer->n_ids;
-    const struct tp_sampler_context context = {.history = sequence->ids, .n_history = length, .banned = g->ends,
-                                               .n_banned = job->request->ignore_eos ? g->n_ends : 0, .request = job->index, .position = (uint32_t)length};
+    const struct tp_sampler_context context = {.history = sequence->ids,
+                                               .n_history = length,
+                                               .banned = g->ends,
+                                               .n_banned = job->request->ignore_eos ? g->n_ends : 0,
+                                               .request = job->index,
+                                               .position = (uint32_t)length};
     int32_t id;
     float logprob;
     bool stopped;
     TP_TRY(tp_sampler_next(&id, &logprob, &g->sampler, logits, &context));
-    for (size_t i = 0; i < g->n_ends; i++)
-        if (id == g->ends[i] && !job->request->ignore_eos) return finish(g, job, TALPA_FINISH_EOS);
     const struct tp_tokenizer *tokenizer = g->session->model->tokenizer;
+    if (!job->request->ignore_eos && tp_tokenizer_is_end(tokenizer, id)) return finish(g, job, TALPA_FINISH_EOS);
     const struct tp_text piece = tp_tokenizer_piece(tokenizer, id);
     const size_t begin = job->text.n_bytes;
     TP_TRY(tp_answer_text_append(&job->text, piece.bytes, tp_tokenizer_is_special(tokenizer, id) ? 0 : piece.n_bytes, &stopped));
     answer->ids[answer->n_ids] = id;
     answer->logprobs[answer->n_ids] = logprob;
-    job->ends[answer->n_ids] = stopped ? begin + piece.n_bytes : job->text.n_bytes;
+    job->bytes_with[answer->n_ids] = stopped ? begin + piece.n_bytes : job->text.n_bytes;
     answer->n_ids++;
     if (stopped) return finish(g, job, TALPA_FINISH_STOP);
     TP_TRY(tell(g, job, tp_answer_text_certain(&job->text)));
@@ -164,7 +169,8 @@ static enum talpa_status draw(struct generator *g, int at, const float *logits)
         sequence->ids[length] = id;
         return TALPA_OK;
     }
-    return finish(g, job, job->request->max_tokens && (int)answer->n_ids == job->request->max_tokens ? TALPA_FINISH_LENGTH : TALPA_FINISH_CONTEXT);
+    return finish(g, job,
+                  job->request->max_tokens && (int)answer->n_ids == job->request->max_tokens ? TALPA_FINISH_LENGTH : TALPA_FINISH_CONTEXT);
 }
 
 /* ---- passes ---- */
@@ -176,8 +182,8 @@ static bool has_prompts(const struct generator *g)
     return false;
 }
 
-/* Adds what has to run, as far as there is room, and returns how many sequences get to their end with it: at[] receives them, in the order of
- * their logits. Sequences that are decoding wait while prompts run, so that each kind of token always takes the same plan. */
+/* Adds what has to run, as far as there is room, and returns how many sequences get to their end with it: at[] receives them, in the order
+ * of their logits. Sequences that are decoding wait while prompts run, so that each kind of token always takes the same plan. */
 static int fill(struct generator *g, enum tp_pass pass, int *at)
 {
     struct talpa_session *s = g->session;
@@ -221,7 +227,7 @@ static enum talpa_status run_pass(struct generator *g, int *at)
 
 static void find_ends(struct generator *g)
 {
-    for (int32_t id = 0; id < g->session->n_vocab && g->n_ends < MAX_END_TOKENS; id++)
+    for (int32_t id = 0; id < g->session->n_vocab && g->n_ends < TP_TOKENIZER_MAX_ENDS; id++)
         if (tp_tokenizer_is_end(g->session->model->tokenizer, id)) g->ends[g->n_ends++] = id;
 }
 
@@ -232,7 +238,8 @@ static enum talpa_status generate(struct generator *g, const struct talpa_sampli
     TP_TRY(tp_sampler_create(&g->sampler, sampling, s->n_vocab));
     int *at = calloc((size_t)s->n_sequences, sizeof *at);
     g->jobs = calloc((size_t)s->n_sequences, sizeof *g->jobs);
-    enum talpa_status status = at && g->jobs ? TALPA_OK : tp_fail_memory("generation", (unsigned long long)s->n_sequences * sizeof *g->jobs);
+    enum talpa_status status =
+        at && g->jobs ? TALPA_OK : tp_fail_memory("generation", (unsigned long long)s->n_sequences * sizeof *g->jobs);
     find_ends(g);
     while (status == TALPA_OK) {
         bool any = false;
@@ -245,15 +252,16 @@ static enum talpa_status generate(struct generator *g, const struct talpa_sampli
     return status;
 }
 
-enum talpa_status talpa_generate(struct talpa_answer *answers, struct talpa_session *session, const struct talpa_request *requests, size_t n_requests,
-                                 const struct talpa_sampling *sampling, talpa_text_callback *text, void *user)
+enum talpa_status talpa_generate(struct talpa_answer *answers, struct talpa_session *session, const struct talpa_request *requests,
+                                 size_t n_requests, const struct talpa_sampling *sampling, talpa_text_callback *text, void *user)
 {
-    struct generator g = {.session = session, .requests = requests, .answers = answers, .n_requests = n_requests, .tell = text, .user = user};
+    struct generator g = {
+        .session = session, .requests = requests, .answers = answers, .n_requests = n_requests, .tell = text, .user = user};
     for (size_t i = 0; i < n_requests; i++) answers[i] = (struct talpa_answer){0};
     const enum talpa_status status = generate(&g, sampling);
     for (int i = 0; i < session->n_sequences && g.jobs; i++) {
         tp_answer_text_free(&g.jobs[i].text);
-        free(g.jobs[i].ends);
+        free(g.jobs[i].bytes_with);
     }
     if (status != TALPA_OK)
         for (size_t i = 0; i < n_requests; i++) talpa_answer_free(&answers[i]);

@@ -20,7 +20,8 @@ static enum talpa_status put(int32_t **out, size_t *n_out, const struct tp_token
     return TALPA_OK;
 }
 
-enum talpa_status talpa_prompt_text(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes, bool parse_special)
+enum talpa_status talpa_prompt_text(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes,
+                                    bool parse_special)
 {
     int32_t *plain;
     size_t n;
@@ -30,8 +31,8 @@ enum talpa_status talpa_prompt_text(int32_t **ids, size_t *n_ids, const struct t
     return status;
 }
 
-static enum talpa_status render(struct tp_id_list *list, struct tp_arena *arena, const struct talpa_model *model, const struct talpa_message *messages,
-                                size_t n_messages, const char *name)
+static enum talpa_status render(struct tp_id_list *list, struct tp_arena *arena, const struct talpa_model *model,
+                                const struct talpa_message *messages, size_t n_messages, const char *name)
 {
     const struct tp_template *chat_template;
     struct tp_template_segments segments;
@@ -43,8 +44,8 @@ static enum talpa_status render(struct tp_id_list *list, struct tp_arena *arena,
     return tp_template_encode(list, NULL, model->tokenizer, &segments);
 }
 
-enum talpa_status talpa_prompt_chat(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const struct talpa_message *messages, size_t n_messages,
-                                    const char *chat_template)
+enum talpa_status talpa_prompt_chat(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const struct talpa_message *messages,
+                                    size_t n_messages, const char *chat_template)
 {
     struct tp_id_list list = {0};
     struct tp_arena arena = {0};

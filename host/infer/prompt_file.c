@@ -1,10 +1,12 @@
 /* Prompts of a JSONL text. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
 #include "io/template.h"
+#include "io/text_lines.h"
 #include "models/model.h"
 #include "talpa/infer.h"
 
@@ -42,7 +44,8 @@ static enum talpa_status read_text(struct talpa_prompt *prompt, const struct pro
 static enum talpa_status read_messages(struct talpa_prompt *prompt, const struct prompt_reader *r, const struct tp_json_value *list)
 {
     if (tp_json_type(list) != TP_JSON_ARRAY || !tp_json_first(list))
-        return tp_fail(TALPA_E_DATA, "messages: found %s, expected an array of {\"role\", \"content\"}", tp_json_type_name(tp_json_type(list)));
+        return tp_fail(TALPA_E_DATA, "messages: found %s, expected an array of {\"role\", \"content\"}",
+                       tp_json_type_name(tp_json_type(list)));
     const size_t n = (size_t)tp_json_length(list);
     struct talpa_message *messages = calloc(n + 1, sizeof *messages);
     if (!messages) return tp_fail_memory("prompt", (n + 1) * sizeof *messages);
@@ -96,7 +99,8 @@ static enum talpa_status read_row(struct talpa_prompt *prompt, const struct prom
 {
     const char *text;
     if (tp_json_type(row) != TP_JSON_OBJECT)
-        return tp_fail(TALPA_E_DATA, "found %s, expected an object with prompt, text, messages or instruction", tp_json_type_name(tp_json_type(row)));
+        return tp_fail(TALPA_E_DATA, "found %s, expected an object with prompt, text, messages or instruction",
+                       tp_json_type_name(tp_json_type(row)));
     TP_TRY(read_id(prompt, tp_json_get(row, "id")));
     if (tp_json_get(row, "messages")) return read_messages(prompt, r, tp_json_get(row, "messages"));
     if (tp_json_get(row, "instruction")) return read_instruction(prompt, r, row);
@@ -106,7 +110,7 @@ static enum talpa_status read_row(struct talpa_prompt *prompt, const struct prom
     return read_text(prompt, r, text);
 }
 
-static enum talpa_status read_line(struct prompt_reader *r, const char *line, size_t n_bytes, size_t number)
+static enum talpa_status read_line(struct prompt_reader *r, const struct tp_text_lines *line)
 {
     char where[256];
     struct tp_json *json;
@@ -117,8 +121,8 @@ static enum talpa_status read_line(struct prompt_reader *r, const char *line, si
         r->prompts = grown;
         r->room = room;
     }
-    snprintf(where, sizeof where, "%.200s:%zu", r->label, number);
-    TP_TRY(tp_json_parse(&json, line, n_bytes, where));
+    snprintf(where, sizeof where, "%.200s:%" PRIu64, r->label, line->number);
+    TP_TRY(tp_json_parse(&json, line->text, line->n_bytes, where));
     struct talpa_prompt *prompt = &r->prompts[r->n++];
     *prompt = (struct talpa_prompt){0};
     const enum talpa_status status = read_row(prompt, r, tp_json_root(json));
@@ -126,26 +130,13 @@ static enum talpa_status read_line(struct prompt_reader *r, const char *line, si
     return tp_context(status, "%s", where);
 }
 
-static bool is_blank(const char *line, size_t n_bytes)
-{
-    for (size_t i = 0; i < n_bytes; i++)
-        if (line[i] != ' ' && line[i] != '\t' && line[i] != '\r') return false;
-    return true;
-}
-
-enum talpa_status talpa_prompts_parse(struct talpa_prompt **out, size_t *n_prompts, const struct talpa_model *model, const char *text, size_t n_bytes,
-                                      const char *label, const struct talpa_prompt_options *options)
+enum talpa_status talpa_prompts_parse(struct talpa_prompt **out, size_t *n_prompts, const struct talpa_model *model, const char *text,
+                                      size_t n_bytes, const char *label, const struct talpa_prompt_options *options)
 {
     struct prompt_reader reader = {.model = model, .options = options, .label = label};
-    const char *end = text + n_bytes;
+    struct tp_text_lines lines = tp_text_lines_of(text, n_bytes);
     enum talpa_status status = TALPA_OK;
-    if (n_bytes >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) text += 3; /* a byte order mark, as in training data */
-    for (size_t number = 1; text < end && status == TALPA_OK; number++) {
-        const char *newline = memchr(text, '\n', (size_t)(end - text));
-        const size_t n = newline ? (size_t)(newline - text) : (size_t)(end - text);
-        if (!is_blank(text, n)) status = read_line(&reader, text, n, number);
-        text += n + (newline != NULL);
-    }
+    while (status == TALPA_OK && tp_text_lines_next(&lines)) status = read_line(&reader, &lines);
     if (status == TALPA_OK && reader.n == 0) status = tp_fail(TALPA_E_DATA, "%s: no prompts, expected one JSON object per line", label);
     if (status == TALPA_OK) {
         *out = reader.prompts;

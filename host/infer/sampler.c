@@ -15,13 +15,15 @@ void talpa_sampling_default(struct talpa_sampling *sampling)
 
 static enum talpa_status check(const struct talpa_sampling *s)
 {
-    if (!(s->temperature >= 0.0 && s->temperature <= 1e6)) return tp_fail(TALPA_E_ARGUMENT, "--temp is %g, expected 0 (greedy) or more", s->temperature);
+    if (!(s->temperature >= 0.0 && s->temperature <= 1e6))
+        return tp_fail(TALPA_E_ARGUMENT, "--temp is %g, expected 0 (greedy) or more", s->temperature);
     if (s->top_k < 0) return tp_fail(TALPA_E_ARGUMENT, "--top-k is %d, expected 0 (all) or more", s->top_k);
     if (!(s->top_p >= 0.0 && s->top_p <= 1.0)) return tp_fail(TALPA_E_ARGUMENT, "--top-p is %g, expected 0 to 1 (off)", s->top_p);
     if (!(s->min_p >= 0.0 && s->min_p <= 1.0)) return tp_fail(TALPA_E_ARGUMENT, "--min-p is %g, expected 0 (off) to 1", s->min_p);
     if (!(s->repeat_penalty > 0.0 && s->repeat_penalty <= 1e6))
         return tp_fail(TALPA_E_ARGUMENT, "--repeat-penalty is %g, expected more than 0 (1: off)", s->repeat_penalty);
-    if (s->repeat_last_n < -1) return tp_fail(TALPA_E_ARGUMENT, "--repeat-last-n is %d, expected -1 (all), 0 (none) or more", s->repeat_last_n);
+    if (s->repeat_last_n < -1)
+        return tp_fail(TALPA_E_ARGUMENT, "--repeat-last-n is %d, expected -1 (all), 0 (none) or more", s->repeat_last_n);
     return TALPA_OK;
 }
 
@@ -65,7 +67,10 @@ static void penalise(struct tp_sampler *s, const struct tp_sampler_context *c)
 }
 
 /* Whether a comes before b: higher logit, then lower id. */
-static bool is_better(const struct tp_candidate *a, const struct tp_candidate *b) { return a->logit != b->logit ? a->logit > b->logit : a->id < b->id; }
+static bool is_better(const struct tp_candidate *a, const struct tp_candidate *b)
+{
+    return a->logit != b->logit ? a->logit > b->logit : a->id < b->id;
+}
 
 static int compare(const void *a, const void *b)
 {
@@ -193,7 +198,8 @@ static double log_sum(const float *logits, int n)
     return (double)most + log(sum);
 }
 
-enum talpa_status tp_sampler_next(int32_t *id, float *logprob, struct tp_sampler *s, const float *logits, const struct tp_sampler_context *context)
+enum talpa_status tp_sampler_next(int32_t *id, float *logprob, struct tp_sampler *s, const float *logits,
+                                  const struct tp_sampler_context *context)
 {
     const double norm = log_sum(logits, s->n_vocab);
     if (!isfinite(norm)) return tp_fail(TALPA_E_CHECK, "the logits of the token at position %u are not finite", context->position);

@@ -35,11 +35,12 @@ struct tp_sampler_context {
 enum talpa_status tp_sampler_create(struct tp_sampler *out, const struct talpa_sampling *sampling, int n_vocab);
 void tp_sampler_free(struct tp_sampler *sampler);
 
-/** Fills sampler->candidates with the tokens that pass the filters, and their probabilities; returns how many (1 if temperature is 0), best first
- *  where a filter had to sort. Order as in llama.cpp: repeat penalty, top-k, top-p, min-p, temperature. */
+/** Fills sampler->candidates with the tokens that pass the filters, and their probabilities; returns how many (1 if temperature is 0), best
+ *  first where a filter had to sort. Order as in llama.cpp: repeat penalty, top-k, top-p, min-p, temperature. */
 size_t tp_sampler_filter(struct tp_sampler *sampler, const float *logits, const struct tp_sampler_context *context);
 
 /** The next token and the natural log of its probability under the plain logits. TALPA_E_CHECK if the logits are not finite. */
-enum talpa_status tp_sampler_next(int32_t *id, float *logprob, struct tp_sampler *sampler, const float *logits, const struct tp_sampler_context *context);
+enum talpa_status tp_sampler_next(int32_t *id, float *logprob, struct tp_sampler *sampler, const float *logits,
+                                  const struct tp_sampler_context *context);
 
 #endif

@@ -17,7 +17,8 @@ static enum talpa_status build(struct tp_session_graph *g, struct talpa_session 
     talpa_value hidden, weight;
     g->params = TALPA_NONE;
     TP_TRY(tp_graph_create(&g->graph));
-    TP_TRY(tp_cached_inputs_create(&g->inputs, g->graph, g->max_rows, pass == TP_PASS_PROMPT ? s->n_sequences : 0, (int64_t)s->n_sequences * s->n_ctx));
+    TP_TRY(tp_cached_inputs_create(&g->inputs, g->graph, g->max_rows, pass == TP_PASS_PROMPT ? s->n_sequences : 0,
+                                   (int64_t)s->n_sequences * s->n_ctx));
     if (s->adapter) {
         TP_TRY(tp_adapter_begin(&attach, s->adapter, g->graph, &g->inputs, false));
         g->params = attach.params;
@@ -37,9 +38,7 @@ static enum talpa_status prepare(struct talpa_session *s, const struct talpa_ses
 {
     struct tp_session_graph *g = &s->graph[pass];
     struct tp_plan_options options;
-    const bool sparse = s->adapter && s->adapter->router->has_gating &&
-                        (o->dispatch == TALPA_DISPATCH_SPARSE ||
-                         (o->dispatch == TALPA_DISPATCH_AUTO && s->adapter->config.routing == TALPA_ROUTING_TOPK));
+    const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
     g->max_rows = pass == TP_PASS_PROMPT ? o->n_ubatch : s->n_sequences;
     TP_TRY(build(g, s, pass));
     TP_TRY(tp_engine_plan_options(&options, o->base_dtype));
@@ -92,7 +91,8 @@ static void count_bytes(struct talpa_session *s)
     s->info.weight_bytes = weight_bytes(prompt, NULL) + weight_bytes(decode, prompt);
     s->info.adapter_bytes = s->adapter ? (size_t)s->adapter->bank_elements * sizeof(float) : 0;
     s->info.cache_bytes = prompt->memory.state_bytes - s->info.adapter_bytes;
-    s->info.activation_bytes = prompt->memory.arena_bytes + prompt->memory.input_bytes + decode->memory.arena_bytes + decode->memory.input_bytes;
+    s->info.activation_bytes =
+        prompt->memory.arena_bytes + prompt->memory.input_bytes + decode->memory.arena_bytes + decode->memory.input_bytes;
 }
 
 /* ---- life ---- */
@@ -100,7 +100,8 @@ static void count_bytes(struct talpa_session *s)
 static enum talpa_status check(const struct talpa_model *model, const struct talpa_session_options *o)
 {
     if (o->n_ctx && (o->n_ctx < 2 || o->n_ctx > model->config.context_length))
-        return tp_fail(TALPA_E_ARGUMENT, "--ctx-size is %d, expected 2 to the model's context length %d", o->n_ctx, model->config.context_length);
+        return tp_fail(TALPA_E_ARGUMENT, "--ctx-size is %d, expected 2 to the model's context length %d", o->n_ctx,
+                       model->config.context_length);
     if (o->n_sequences < 1 || o->n_sequences > MAX_SEQUENCES)
         return tp_fail(TALPA_E_ARGUMENT, "--batch-size is %d sequences, expected 1 to %d", o->n_sequences, MAX_SEQUENCES);
     if (o->n_ubatch < 1 || o->n_ubatch > MAX_UBATCH)
@@ -128,7 +129,8 @@ static enum talpa_status allocate(struct talpa_session *s)
     return TALPA_OK;
 }
 
-static enum talpa_status open_session(struct talpa_session *s, struct talpa_model *model, size_t device, const struct talpa_session_options *given)
+static enum talpa_status open_session(struct talpa_session *s, struct talpa_model *model, size_t device,
+                                      const struct talpa_session_options *given)
 {
     struct talpa_session_options o = *given;
     TP_TRY(check(model, &o));
@@ -137,8 +139,8 @@ static enum talpa_status open_session(struct talpa_session *s, struct talpa_mode
     s->n_sequences = o.n_sequences;
     s->n_vocab = model->config.vocab_size;
     if ((int64_t)s->n_sequences * s->n_ctx > INT32_MAX)
-        return tp_fail(TALPA_E_ARGUMENT, "%d sequences of %d tokens are more than %d slots: use a smaller --ctx-size or --batch-size", s->n_sequences,
-                       s->n_ctx, INT32_MAX);
+        return tp_fail(TALPA_E_ARGUMENT, "%d sequences of %d tokens are more than %d slots: use a smaller --ctx-size or --batch-size",
+                       s->n_sequences, s->n_ctx, INT32_MAX);
     if (o.n_ubatch > s->n_sequences * s->n_ctx) o.n_ubatch = s->n_sequences * s->n_ctx;
     if (o.lora) TP_TRY(tp_adapter_load(&s->adapter, &s->bank, o.lora, model, o.allow_other_base));
     TP_TRY(tp_engine_open(&s->engine, device, model));
@@ -151,7 +153,8 @@ static enum talpa_status open_session(struct talpa_session *s, struct talpa_mode
     return allocate(s);
 }
 
-enum talpa_status talpa_session_open(struct talpa_session **out, struct talpa_model *model, size_t device, const struct talpa_session_options *options)
+enum talpa_status talpa_session_open(struct talpa_session **out, struct talpa_model *model, size_t device,
+                                     const struct talpa_session_options *options)
 {
     struct talpa_session *session = calloc(1, sizeof *session);
     if (!session) return tp_fail_memory("session", sizeof *session);

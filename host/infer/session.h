@@ -1,5 +1,5 @@
-/* A session: two graphs over one store, one for prompts (many rows, few logits) and one for decoding (a row per sequence), and what lies in the
- * cache. A pass is one run of either: rows are added, then run, then the logits are read. */
+/* A session: two graphs over one store, one for prompts (many rows, few logits) and one for decoding (a row per sequence), and what lies in
+ * the cache. A pass is one run of either: rows are added, then run, then the logits are read. */
 #ifndef TP_SESSION_H
 #define TP_SESSION_H
 
@@ -41,7 +41,8 @@ struct talpa_session {
 
 /** Begins a pass; its rows so far are forgotten. */
 void tp_pass_clear(struct talpa_session *session);
-/** Adds sequences[sequence].ids[position]; with_logits: the row's logits are wanted (always so when decoding). False if the pass is full. */
+/** Adds sequences[sequence].ids[position]; with_logits: the row's logits are wanted (always so when decoding). False if the pass is full.
+ */
 bool tp_pass_add(struct talpa_session *session, enum tp_pass pass, int sequence, int position, bool with_logits);
 /** Runs the pass and reads the logits of the rows that asked, in their order, into session->logits; the rows' tokens are then held. */
 enum talpa_status tp_pass_run(struct talpa_session *session, enum tp_pass pass);

@@ -77,11 +77,12 @@ enum talpa_status tp_arch_configure(struct talpa_model *model, const struct tp_a
 {
     struct tp_model_config *c = &model->config;
     if (c->n_heads % c->n_kv_heads)
-        return tp_fail(TALPA_E_DATA, "%s: the model has %d key-value heads (head_count_kv, num_key_value_heads), expected a divisor of its %d heads",
+        return tp_fail(TALPA_E_DATA,
+                       "%s: the model has %d key-value heads (head_count_kv, num_key_value_heads), expected a divisor of its %d heads",
                        model->path, c->n_kv_heads, c->n_heads);
     if (c->head_dim < 2 || c->head_dim % 2)
-        return tp_fail(TALPA_E_DATA, "%s: the head width is %d (model width %d, %d heads), expected an even number", model->path, c->head_dim,
-                       c->d_model, c->n_heads);
+        return tp_fail(TALPA_E_DATA, "%s: the head width is %d (model width %d, %d heads), expected an even number", model->path,
+                       c->head_dim, c->d_model, c->n_heads);
     /* Widths of q and of the table must stay clear of int. */
     if ((int64_t)c->n_heads * c->head_dim > 1 << 24)
         return tp_fail(TALPA_E_DATA, "%s: %d heads of width %d, expected at most %d in all", model->path, c->n_heads, c->head_dim, 1 << 24);
@@ -100,8 +101,8 @@ void tp_arch_limit_context(struct talpa_model *model, int64_t window)
 {
     struct tp_model_config *c = &model->config;
     if (window <= 0 || window >= c->context_length) return;
-    tp_log(TALPA_LOG_INFO, "%s: the context length %d is cut to the sliding window of %lld tokens, inside which attention is complete", model->path,
-           c->context_length, (long long)window);
+    tp_log(TALPA_LOG_INFO, "%s: the context length %d is cut to the sliding window of %lld tokens, inside which attention is complete",
+           model->path, c->context_length, (long long)window);
     c->context_length = (int)window;
 }
 
@@ -113,14 +114,17 @@ enum talpa_status tp_arch_rotary_table(struct talpa_model *model, const double *
     for (int i = 0; i < n; i++) {
         const double turns = pow(model->config.rope_theta, -2.0 * i / (2.0 * n)) / factors[i] / (2.0 * acos(-1.0));
         if (!(factors[i] > 0.0) || !isfinite(factors[i]) || !(turns < 1.0))
-            return tp_fail(TALPA_E_DATA, "%s: the rotary factor of pair %d is %g, expected a positive number of about 1 or more", model->path, i,
-                           factors[i]);
+            return tp_fail(TALPA_E_DATA, "%s: the rotary factor of pair %d is %g, expected a positive number of about 1 or more",
+                           model->path, i, factors[i]);
         const uint64_t fraction = (uint64_t)ldexp(turns, 64);
         words[2 * i] = (uint32_t)(fraction >> 32);
         words[2 * i + 1] = (uint32_t)fraction;
     }
-    const struct tp_model_weight weight = {
-        .name = TP_ROTARY_TABLE, .file_name = TP_ROTARY_TABLE, .type = tp_type_2d(TALPA_I32, TP_STEP_NONE, n, 2), .data = words, .is_derived = true};
+    const struct tp_model_weight weight = {.name = TP_ROTARY_TABLE,
+                                           .file_name = TP_ROTARY_TABLE,
+                                           .type = tp_type_2d(TALPA_I32, TP_STEP_NONE, n, 2),
+                                           .data = words,
+                                           .is_derived = true};
     model->config.has_rotary_table = true;
     return tp_model_add(model, &weight);
 }
@@ -136,8 +140,8 @@ static enum talpa_status visit_vector(struct talpa_model *model, tp_tensor_visit
     return visit(model, &spec, user);
 }
 
-static enum talpa_status visit_layer_norm(struct talpa_model *model, tp_tensor_visit *visit, void *user, int layer, int width, const char *hf,
-                                          const char *gguf)
+static enum talpa_status visit_layer_norm(struct talpa_model *model, tp_tensor_visit *visit, void *user, int layer, int width,
+                                          const char *hf, const char *gguf)
 {
     char name[96], gguf_name[96];
     snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, hf);

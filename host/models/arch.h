@@ -31,8 +31,8 @@ const char *tp_arch_classes(void);
  *  TALPA_E_DATA. */
 enum talpa_status tp_arch_configure(struct talpa_model *model, const struct tp_arch *arch);
 
-/** A sliding window of `window` tokens (0 or less: none) makes no difference to texts no longer than it: the context length is cut to it, with
- *  a line in the log. */
+/** A sliding window of `window` tokens (0 or less: none) makes no difference to texts no longer than it: the context length is cut to it,
+ *  with a line in the log. */
 void tp_arch_limit_context(struct talpa_model *model, int64_t window);
 
 /** Frequencies theta^(-2i/head_dim) / factors[i]; adds the weight TP_ROTARY_TABLE. factors [head_dim/2]. TALPA_E_DATA for a factor that is

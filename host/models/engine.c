@@ -27,7 +27,9 @@ void tp_engine_close(struct tp_engine *engine)
 
 enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype)
 {
-    static const enum tp_base_dtype base[] = {[TALPA_BASE_AUTO] = TP_BASE_AUTO, [TALPA_BASE_NATIVE] = TP_BASE_NATIVE, [TALPA_BASE_BF16] = TP_BASE_BF16,
+    static const enum tp_base_dtype base[] = {[TALPA_BASE_AUTO] = TP_BASE_AUTO,
+                                              [TALPA_BASE_NATIVE] = TP_BASE_NATIVE,
+                                              [TALPA_BASE_BF16] = TP_BASE_BF16,
                                               [TALPA_BASE_F32] = TP_BASE_F32};
     if ((size_t)base_dtype >= sizeof base / sizeof *base)
         return tp_fail(TALPA_E_ARGUMENT, "--base-dtype is number %d, expected one of enum talpa_base_dtype", (int)base_dtype);
@@ -42,14 +44,16 @@ enum talpa_status tp_engine_plan(struct tp_plan **out, const struct talpa_graph 
     TP_TRY(tp_plan_create(out, graph, caps, options));
     if (options->base_dtype == TP_BASE_AUTO && (*out)->options.base_dtype == TP_BASE_NATIVE) {
         options->base_dtype = TP_BASE_NATIVE;
-        tp_log(TALPA_LOG_WARN, "base weights stay as in the file (as with --base-dtype native), which is slower: unpacked to f32 they do not fit the "
-               "%.1f GiB of %s", (double)caps->global_mem_bytes / 1073741824.0, caps->name);
+        tp_log(TALPA_LOG_WARN,
+               "base weights stay as in the file (as with --base-dtype native), which is slower: unpacked to f32 they do not fit the "
+               "%.1f GiB of %s",
+               (double)caps->global_mem_bytes / 1073741824.0, caps->name);
     }
     return TALPA_OK;
 }
 
-static enum talpa_status create(struct tp_program_set *set, struct tp_engine *engine, struct talpa_graph *graph, const struct tp_plan_options *options,
-                                bool dense, bool sparse)
+static enum talpa_status create(struct tp_program_set *set, struct tp_engine *engine, struct talpa_graph *graph,
+                                const struct tp_plan_options *options, bool dense, bool sparse)
 {
     const bool wanted[TP_MAX_PLANS] = {[TP_DISPATCH_DENSE] = dense, [TP_DISPATCH_SPARSE] = sparse};
     struct tp_plan *list[TP_MAX_PLANS];

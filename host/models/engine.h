@@ -27,7 +27,8 @@ struct tp_program_set {
 /** Plan options from public ones: environment, base dtype. */
 enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype);
 
-/** As tp_plan_create, with a warning in the log if weights stay as in the file for want of memory; options->base_dtype is TP_BASE_NATIVE then. */
+/** As tp_plan_create, with a warning in the log if weights stay as in the file for want of memory; options->base_dtype is TP_BASE_NATIVE
+ *  then. */
 enum talpa_status tp_engine_plan(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
                                  struct tp_plan_options *options);
 

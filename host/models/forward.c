@@ -15,10 +15,12 @@ enum talpa_status tp_batch_inputs_create(struct tp_batch_inputs *out, struct tal
     return tp_graph_input(graph, &out->labels, "labels", labelled);
 }
 
-enum talpa_status tp_cached_inputs_create(struct tp_batch_inputs *out, struct talpa_graph *graph, int64_t max_tokens, int64_t max_rows, int64_t cache_rows)
+enum talpa_status tp_cached_inputs_create(struct tp_batch_inputs *out, struct talpa_graph *graph, int64_t max_tokens, int64_t max_rows,
+                                          int64_t cache_rows)
 {
     const struct tp_type tokens = tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, max_tokens);
-    *out = (struct tp_batch_inputs){.examples = TALPA_NONE, .segments = TALPA_NONE, .rows = TALPA_NONE, .labels = TALPA_NONE, .cache_rows = cache_rows};
+    *out = (struct tp_batch_inputs){
+        .examples = TALPA_NONE, .segments = TALPA_NONE, .rows = TALPA_NONE, .labels = TALPA_NONE, .cache_rows = cache_rows};
     TP_TRY(tp_graph_input(graph, &out->ids, "ids", tokens));
     TP_TRY(tp_graph_input(graph, &out->positions, "positions", tokens));
     TP_TRY(tp_graph_input(graph, &out->slots, "slots", tokens));
@@ -93,7 +95,8 @@ static enum talpa_status cache(struct decoder *d, talpa_value *cached, const cha
     char name[32];
     talpa_value state;
     snprintf(name, sizeof name, "cache.%s.%d", which, d->layer);
-    TP_TRY(tp_graph_state(d->graph, &state, name, tp_type_2d(TALPA_F32, TP_STEP_NONE, d->inputs->cache_rows, tp_graph_type(d->graph, rows)->shape.dim[1])));
+    TP_TRY(tp_graph_state(d->graph, &state, name,
+                          tp_type_2d(TALPA_F32, TP_STEP_NONE, d->inputs->cache_rows, tp_graph_type(d->graph, rows)->shape.dim[1])));
     return talpa_cache_write(cached, d->graph, state, rows, d->inputs->slots);
 }
 

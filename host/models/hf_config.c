@@ -9,21 +9,91 @@
 
 /* Fields that are read below. */
 static const char *const read_fields[] = {
-    "architectures", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
-    "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings", "attention_bias", "mlp_bias",
-    "hidden_act", "hidden_activation", "sliding_window", "use_sliding_window", "layer_types", "partial_rotary_factor", "attention_dropout",
+    "architectures",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "hidden_act",
+    "hidden_activation",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "partial_rotary_factor",
+    "attention_dropout",
 };
 
 /* Fields that say nothing about the function: about files, training from scratch, generation, other classes' heads. */
 static const char *const harmless_fields[] = {
-    "model_type", "transformers_version", "torch_dtype", "dtype", "use_cache", "initializer_range", "pretraining_tp", "bos_token_id",
-    "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class", "max_window_layers", "id2label",
-    "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "return_dict", "output_attentions", "output_hidden_states",
-    "torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "chunk_size_feed_forward", "is_llama_config", "transformers.js_config", "prefix",
-    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "max_length", "min_length",
-    "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p",
-    "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "num_return_sequences", "output_scores",
-    "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "max_sequence_length",
+    "model_type",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "initializer_range",
+    "pretraining_tp",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "sep_token_id",
+    "decoder_start_token_id",
+    "tokenizer_class",
+    "max_window_layers",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "finetuning_task",
+    "task_specific_params",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "torchscript",
+    "use_bfloat16",
+    "tf_legacy_loss",
+    "pruned_heads",
+    "chunk_size_feed_forward",
+    "is_llama_config",
+    "transformers.js_config",
+    "prefix",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "max_length",
+    "min_length",
+    "do_sample",
+    "early_stopping",
+    "num_beams",
+    "num_beam_groups",
+    "diversity_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "num_return_sequences",
+    "output_scores",
+    "return_dict_in_generate",
+    "remove_invalid_values",
+    "exponential_decay_length_penalty",
+    "max_sequence_length",
 };
 
 static bool is_in(const char *name, const char *const *list, size_t n)
@@ -36,20 +106,25 @@ static bool is_in(const char *name, const char *const *list, size_t n)
 static bool is_false(const struct tp_json_value *value)
 {
     bool flag = false;
-    return tp_json_type(value) == TP_JSON_NULL || (tp_json_type(value) == TP_JSON_BOOL && tp_json_as_bool(&flag, value, "") == TALPA_OK && !flag);
+    return tp_json_type(value) == TP_JSON_NULL ||
+           (tp_json_type(value) == TP_JSON_BOOL && tp_json_as_bool(&flag, value, "") == TALPA_OK && !flag);
 }
 
 /* Absent, null and false switch a feature off, whatever it is. */
-static enum talpa_status refuse_unknown(const struct tp_json_value *object, const char *const *known, size_t n_known, const char *const *harmless,
-                                        size_t n_harmless, const char *where)
+static enum talpa_status refuse_unknown(const struct tp_json_value *object, const char *const *known, size_t n_known,
+                                        const char *const *harmless, size_t n_harmless, const char *where)
 {
     for (const struct tp_json_value *member = tp_json_first(object); member; member = tp_json_next(member)) {
         const char *name = tp_json_key(member);
         /* "_..." is transformers' own record of how it was loaded, "unsloth..." that of a training tool. */
-        if (*name == '_' || !strncmp(name, "unsloth", 7) || is_in(name, known, n_known) || is_in(name, harmless, n_harmless) || is_false(member)) continue;
+        if (*name == '_' || !strncmp(name, "unsloth", 7) || is_in(name, known, n_known) || is_in(name, harmless, n_harmless) ||
+            is_false(member))
+            continue;
         if (!strcmp(name, "quantization_config"))
-            return tp_fail(TALPA_E_DATA, "quantization_config: quantised checkpoints are not supported here; use the original weights, or a GGUF file");
-        return tp_fail(TALPA_E_DATA, "%s%.80s: found %s that is not understood and might change what the model computes; remove the field if it does not",
+            return tp_fail(TALPA_E_DATA,
+                           "quantization_config: quantised checkpoints are not supported here; use the original weights, or a GGUF file");
+        return tp_fail(TALPA_E_DATA,
+                       "%s%.80s: found %s that is not understood and might change what the model computes; remove the field if it does not",
                        where, name, tp_json_type_name(tp_json_type(member)));
     }
     return TALPA_OK;
@@ -114,8 +189,8 @@ static enum talpa_status check_activation(const struct tp_arch *arch, const stru
     TP_TRY(tp_json_get_string_or(&name, config, "hidden_activation", is_gelu && !strcmp(old, "gelu") ? expected : old));
     if (strcmp(name, expected))
         return tp_fail(TALPA_E_DATA, "%s is '%.80s', supported for %s is %s",
-                       tp_json_type(tp_json_get(config, "hidden_activation")) == TP_JSON_NULL ? "hidden_act" : "hidden_activation", name, arch->name,
-                       expected);
+                       tp_json_type(tp_json_get(config, "hidden_activation")) == TP_JSON_NULL ? "hidden_act" : "hidden_activation", name,
+                       arch->name, expected);
     return TALPA_OK;
 }
 
@@ -147,8 +222,10 @@ static enum talpa_status llama3_factors(double *factors, const struct tp_model_c
     TP_TRY(tp_json_get_double(&high, rope, "high_freq_factor"));
     TP_TRY(tp_json_get_double(&old_context, rope, "original_max_position_embeddings"));
     if (!(factor >= 1.0) || !(low > 0.0) || !(high > low) || !(old_context >= 1.0))
-        return tp_fail(TALPA_E_DATA, "llama3 scaling has factor %g, low_freq_factor %g, high_freq_factor %g, original_max_position_embeddings %g, "
-                                     "expected at least 1, above 0, above low_freq_factor, at least 1", factor, low, high, old_context);
+        return tp_fail(TALPA_E_DATA,
+                       "llama3 scaling has factor %g, low_freq_factor %g, high_freq_factor %g, original_max_position_embeddings %g, "
+                       "expected at least 1, above 0, above low_freq_factor, at least 1",
+                       factor, low, high, old_context);
     for (int i = 0; i < c->head_dim / 2; i++) {
         const double turns = old_context * pow(c->rope_theta, -2.0 * i / c->head_dim) / (2.0 * acos(-1.0)); /* over the old context */
         const double blend = fmin(fmax((turns - low) / (high - low), 0.0), 1.0);

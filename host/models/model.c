@@ -2,10 +2,10 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/dtype.h"
 #include "base/hash.h"
+#include "io/folder.h"
 
 const char *talpa_dtype_name(enum talpa_dtype dtype) { return tp_dtype_name(dtype); }
 
@@ -17,7 +17,8 @@ const struct tp_model_weight *tp_model_weight(const struct talpa_model *model, c
 
 enum talpa_status tp_model_add(struct talpa_model *model, const struct tp_model_weight *weight)
 {
-    if (tp_model_weight(model, weight->name)) return tp_fail(TALPA_E_DATA, "%s: tensor '%s' is there twice", model->path, weight->file_name);
+    if (tp_model_weight(model, weight->name))
+        return tp_fail(TALPA_E_DATA, "%s: tensor '%s' is there twice", model->path, weight->file_name);
     struct tp_model_weight *grown = realloc(model->weights, (model->n_weights + 1) * sizeof *grown);
     if (!grown) return tp_fail_memory(model->path, (model->n_weights + 1) * sizeof *grown);
     model->weights = grown;
@@ -40,7 +41,8 @@ enum talpa_status tp_model_digest(uint64_t *out, struct talpa_model *model)
             const char *dtype = tp_dtype_name(weight->type.dtype);
             tp_hash_update(hash, weight->name, strlen(weight->name) + 1);
             tp_hash_update(hash, dtype, strlen(dtype) + 1);
-            for (int d = 0; d < weight->type.shape.rank; d++) tp_hash_update(hash, &weight->type.shape.dim[d], sizeof weight->type.shape.dim[d]);
+            for (int d = 0; d < weight->type.shape.rank; d++)
+                tp_hash_update(hash, &weight->type.shape.dim[d], sizeof weight->type.shape.dim[d]);
             tp_hash_update(hash, weight->data, tp_type_bytes(&weight->type));
         }
         model->digest = tp_hash_digest(hash);
@@ -62,9 +64,8 @@ static enum talpa_status check_tokenizer(const struct talpa_model *model)
 
 static enum talpa_status read_model(struct talpa_model *model)
 {
-    struct stat about;
     if (!strncmp(model->path, "random:", 7)) TP_TRY(tp_model_make_built_in(model));
-    else if (stat(model->path, &about) == 0 && S_ISDIR(about.st_mode)) TP_TRY(tp_model_read_folder(model));
+    else if (tp_folder_is(model->path)) TP_TRY(tp_model_read_folder(model));
     else TP_TRY(tp_model_read_gguf(model));
     return check_tokenizer(model);
 }
@@ -98,10 +99,20 @@ void talpa_model_close(struct talpa_model *model)
 enum talpa_status talpa_model_info(struct talpa_model_info *info, struct talpa_model *model)
 {
     const struct tp_model_config *c = &model->config;
-    struct talpa_model_info filled = {.architecture = model->architecture, .name = model->name, .path = model->path, .n_layers = c->n_layers,
-                                      .d_model = c->d_model, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                                      .d_ff = c->d_ff, .vocab_size = c->vocab_size, .context_length = c->context_length,
-                                      .rope_theta = c->rope_theta, .rms_norm_eps = c->rms_norm_eps, .tied_embeddings = c->tied_embeddings};
+    struct talpa_model_info filled = {.architecture = model->architecture,
+                                      .name = model->name,
+                                      .path = model->path,
+                                      .n_layers = c->n_layers,
+                                      .d_model = c->d_model,
+                                      .n_heads = c->n_heads,
+                                      .n_kv_heads = c->n_kv_heads,
+                                      .head_dim = c->head_dim,
+                                      .d_ff = c->d_ff,
+                                      .vocab_size = c->vocab_size,
+                                      .context_length = c->context_length,
+                                      .rope_theta = c->rope_theta,
+                                      .rms_norm_eps = c->rms_norm_eps,
+                                      .tied_embeddings = c->tied_embeddings};
     for (size_t i = 0; i < model->n_weights; i++) {
         if (model->weights[i].is_derived) continue;
         filled.n_parameters += tp_type_elements(&model->weights[i].type);

@@ -72,23 +72,26 @@ void tp_linear_shape(const struct tp_model_config *config, enum tp_linear linear
 struct tp_batch_inputs {
     talpa_value ids, positions, examples, segments; /* [T], [T], [T], [T, 2] i32 */
     talpa_value rows, labels;                       /* [R] i32 */
-    talpa_value slots, spans;                       /* with a cache of keys and values: [T], [T, 2] i32, see talpa_cache_write; else TALPA_NONE */
+    talpa_value slots, spans; /* with a cache of keys and values: [T], [T, 2] i32, see talpa_cache_write; else TALPA_NONE */
     int64_t cache_rows;
 };
 enum talpa_status tp_batch_inputs_create(struct tp_batch_inputs *out, struct talpa_graph *graph, int64_t max_tokens, int64_t max_labelled);
-/** Inputs for generation with a cache: ids, positions, slots, spans [max_tokens], rows [max_rows]; the others are TALPA_NONE. The decoder then keeps
- *  keys and values in states "cache.k.N" and "cache.v.N" [cache_rows, d_kv]. max_rows 0: no rows. */
-enum talpa_status tp_cached_inputs_create(struct tp_batch_inputs *out, struct talpa_graph *graph, int64_t max_tokens, int64_t max_rows, int64_t cache_rows);
+/** Inputs for generation with a cache: ids, positions, slots, spans [max_tokens], rows [max_rows]; the others are TALPA_NONE. The decoder
+ *  then keeps keys and values in states "cache.k.N" and "cache.v.N" [cache_rows, d_kv]. max_rows 0: no rows. */
+enum talpa_status tp_cached_inputs_create(struct tp_batch_inputs *out, struct talpa_graph *graph, int64_t max_tokens, int64_t max_rows,
+                                          int64_t cache_rows);
 
 /** Called at every linear: appends y = x W^T and whatever an adapter adds. `weight` is [d_out, d_in]. */
 struct tp_linear_hook {
-    enum talpa_status (*apply)(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer, enum tp_linear linear);
+    enum talpa_status (*apply)(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer,
+                               enum tp_linear linear);
     void *user;
 };
 
-/** Appends the decoder up to the final norm: hidden [T, d_model]. hook NULL: plain linears. Named temps "embed", "hidden.N", "final_norm". */
-enum talpa_status tp_model_hidden(talpa_value *hidden, struct talpa_graph *graph, const struct talpa_model *model, const struct tp_batch_inputs *inputs,
-                                  const struct tp_linear_hook *hook);
+/** Appends the decoder up to the final norm: hidden [T, d_model]. hook NULL: plain linears. Named temps "embed", "hidden.N", "final_norm".
+ */
+enum talpa_status tp_model_hidden(talpa_value *hidden, struct talpa_graph *graph, const struct talpa_model *model,
+                                  const struct tp_batch_inputs *inputs, const struct tp_linear_hook *hook);
 /** The output projection [vocab, d_model] as a graph weight. */
 enum talpa_status tp_model_output_weight(talpa_value *out, struct talpa_graph *graph, const struct talpa_model *model);
 

@@ -22,7 +22,8 @@ static enum talpa_status get_size(int *out, struct keys *keys, const char *suffi
     const char *key = key_of(keys, suffix);
     TP_TRY(tp_gguf_get_int(&value, keys->gguf, key));
     if (value < 1 || value > limit)
-        return tp_fail(TALPA_E_DATA, "%s: %s is %lld, expected 1 to %lld", tp_gguf_label(keys->gguf), key, (long long)value, (long long)limit);
+        return tp_fail(TALPA_E_DATA, "%s: %s is %lld, expected 1 to %lld", tp_gguf_label(keys->gguf), key, (long long)value,
+                       (long long)limit);
     *out = (int)value;
     return TALPA_OK;
 }
@@ -40,7 +41,8 @@ static enum talpa_status expect_int(struct keys *keys, const char *suffix, int64
     const char *key = key_of(keys, suffix);
     TP_TRY(tp_gguf_get_int_or(&value, keys->gguf, key, expected));
     if (value != expected)
-        return tp_fail(TALPA_E_DATA, "%s: %s is %lld, supported is %lld", tp_gguf_label(keys->gguf), key, (long long)value, (long long)expected);
+        return tp_fail(TALPA_E_DATA, "%s: %s is %lld, supported is %lld", tp_gguf_label(keys->gguf), key, (long long)value,
+                       (long long)expected);
     return TALPA_OK;
 }
 
@@ -48,10 +50,27 @@ static enum talpa_status expect_int(struct keys *keys, const char *suffix, int64
 
 /* The keys of an architecture that are read, or do not change its function. */
 static const char *const known_keys[] = {
-    "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count", "attention.head_count_kv",
-    "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon",
-    "attention.sliding_window", "rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
-    "rope.scaling.original_context_length", "rope.scaling.finetuned", "expert_count", "expert_used_count", "tensor_data_layout",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.layer_norm_epsilon",
+    "attention.sliding_window",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "expert_count",
+    "expert_used_count",
+    "tensor_data_layout",
 };
 
 static enum talpa_status refuse_unknown_keys(const struct keys *keys)
@@ -90,7 +109,8 @@ static enum talpa_status read_sizes(struct talpa_model *model, struct keys *keys
     struct tp_gguf_tensor table;
     TP_TRY(tp_gguf_tensor_get(&table, keys->gguf, "token_embd.weight"));
     if (table.shape.rank != 2 || table.shape.dim[0] > 1 << 24)
-        return tp_fail(TALPA_E_DATA, "%s: token_embd.weight has %d dimensions, expected [vocabulary, %d]", model->path, table.shape.rank, c->d_model);
+        return tp_fail(TALPA_E_DATA, "%s: token_embd.weight has %d dimensions, expected [vocabulary, %d]", model->path, table.shape.rank,
+                       c->d_model);
     c->vocab_size = (int)table.shape.dim[0];
     c->tied_embeddings = !tp_gguf_has_tensor(keys->gguf, "output.weight");
     for (int l = 0; l < TP_N_LINEARS; l++) {
@@ -112,7 +132,8 @@ static enum talpa_status read_rotary(struct talpa_model *model, struct keys *key
     TP_TRY(tp_gguf_get_string_or(&scaling, keys->gguf, key_of(keys, "rope.scaling.type"), "none"));
     if (!strcmp(scaling, "linear")) TP_TRY(tp_gguf_get_float(&factor, keys->gguf, key_of(keys, "rope.scaling.factor")));
     else if (strcmp(scaling, "none"))
-        return tp_fail(TALPA_E_DATA, "%s: %s is '%s', supported are none and linear", model->path, key_of(keys, "rope.scaling.type"), scaling);
+        return tp_fail(TALPA_E_DATA, "%s: %s is '%s', supported are none and linear", model->path, key_of(keys, "rope.scaling.type"),
+                       scaling);
     const bool has_tensor = tp_gguf_has_tensor(keys->gguf, rotary_factors);
     if (factor == 1.0 && !has_tensor) return TALPA_OK;
     double *factors = tp_arena_array(&model->arena, (size_t)n, sizeof *factors);
@@ -122,8 +143,8 @@ static enum talpa_status read_rotary(struct talpa_model *model, struct keys *key
         struct tp_gguf_tensor tensor;
         TP_TRY(tp_gguf_tensor_get(&tensor, keys->gguf, rotary_factors));
         if (tensor.dtype != TALPA_F32 || tensor.shape.rank != 1 || tensor.shape.dim[0] != n)
-            return tp_fail(TALPA_E_DATA, "%s: %s has %d dimensions, %lld elements in the first, expected [%d] f32", model->path, rotary_factors,
-                           tensor.shape.rank, (long long)tensor.shape.dim[0], n);
+            return tp_fail(TALPA_E_DATA, "%s: %s has %d dimensions, %lld elements in the first, expected [%d] f32", model->path,
+                           rotary_factors, tensor.shape.rank, (long long)tensor.shape.dim[0], n);
         for (int i = 0; i < n; i++) {
             float value;
             memcpy(&value, (const char *)tensor.data + (size_t)i * sizeof value, sizeof value);

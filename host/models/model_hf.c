@@ -34,9 +34,11 @@ static enum talpa_status open_shard(struct talpa_model *model, struct reader *re
 }
 
 /* The index names files of the folder; each is opened once, and must hold what the index says. */
-static enum talpa_status open_listed(struct talpa_model *model, struct reader *reader, const struct tp_json_value *list, struct tp_map *files)
+static enum talpa_status open_listed(struct talpa_model *model, struct reader *reader, const struct tp_json_value *list,
+                                     struct tp_map *files)
 {
-    if (tp_json_type(list) != TP_JSON_OBJECT || !tp_json_first(list)) return tp_fail(TALPA_E_DATA, "weight_map: missing, empty or no object");
+    if (tp_json_type(list) != TP_JSON_OBJECT || !tp_json_first(list))
+        return tp_fail(TALPA_E_DATA, "weight_map: missing, empty or no object");
     for (const struct tp_json_value *member = tp_json_first(list); member; member = tp_json_next(member)) {
         const char *tensor = tp_json_key(member), *file;
         int64_t shard, found;
@@ -64,8 +66,10 @@ static enum talpa_status open_files(struct talpa_model *model, struct reader *re
     if (!single || !index || !model->shards) return TALPA_E_DEVICE;
     if (access(single, F_OK) == 0) return open_shard(model, reader, single);
     if (access(index, F_OK) != 0)
-        return tp_fail(TALPA_E_NO_INPUT, "%s: there is neither model.safetensors nor model.safetensors.index.json (other weight formats, such as "
-                                         "pytorch_model.bin, are not read)", model->path);
+        return tp_fail(TALPA_E_NO_INPUT,
+                       "%s: there is neither model.safetensors nor model.safetensors.index.json (other weight formats, such as "
+                       "pytorch_model.bin, are not read)",
+                       model->path);
     struct tp_json *json;
     struct tp_map files = {0};
     TP_TRY(tp_json_parse_file(&json, index));
@@ -77,12 +81,13 @@ static enum talpa_status open_files(struct talpa_model *model, struct reader *re
 
 /* ---- weights ---- */
 
-static enum talpa_status find(struct tp_safetensors_tensor *tensor, const char **label, const struct talpa_model *model, const struct reader *reader,
-                              const char *name)
+static enum talpa_status find(struct tp_safetensors_tensor *tensor, const char **label, const struct talpa_model *model,
+                              const struct reader *reader, const char *name)
 {
     int64_t shard;
     if (!tp_map_get_string(&shard, &reader->shard_of, name))
-        return tp_fail(TALPA_E_DATA, "%s: there is no tensor '%s', which a %s model of this configuration has", model->path, name, model->architecture);
+        return tp_fail(TALPA_E_DATA, "%s: there is no tensor '%s', which a %s model of this configuration has", model->path, name,
+                       model->architecture);
     *label = tp_safetensors_label(model->shards[shard]);
     return tp_safetensors_get(tensor, model->shards[shard], name);
 }
@@ -114,7 +119,8 @@ static enum talpa_status check_tied(const struct talpa_model *model, const struc
     TP_TRY(find(&table, &label, model, reader, "model.embed_tokens.weight"));
     TP_TRY(find(&head, &label, model, reader, "lm_head.weight"));
     if (head.n_bytes == table.n_bytes && head.type == table.type && !memcmp(head.data, table.data, table.n_bytes)) return TALPA_OK;
-    return tp_fail(TALPA_E_DATA, "%s: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them (tie_word_embeddings)", label);
+    return tp_fail(TALPA_E_DATA,
+                   "%s: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them (tie_word_embeddings)", label);
 }
 
 /* A tensor that nobody asked for changes the model's function: better refused than ignored. The rotary frequencies that old files hold are
@@ -144,7 +150,8 @@ static enum talpa_status read_config(struct talpa_model *model, struct reader *r
     struct tp_json *json;
     char *path = join(model, "config.json");
     if (!path) return TALPA_E_DEVICE;
-    TP_TRY(tp_context(tp_json_parse_file(&json, path), "%s is a folder, expected with config.json, model.safetensors and tokenizer.json", model->path));
+    TP_TRY(tp_context(tp_json_parse_file(&json, path), "%s is a folder, expected with config.json, model.safetensors and tokenizer.json",
+                      model->path));
     const enum talpa_status status = tp_hf_config_read(model, &reader->arch, factors, tp_json_root(json));
     tp_json_free(json);
     return tp_context(status, "%s", path);

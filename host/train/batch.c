@@ -32,14 +32,15 @@ void tp_batch_free(struct tp_batch *batch)
 
 void tp_batch_clear(struct tp_batch *batch) { batch->n_tokens = batch->n_labelled = batch->n_segments = batch->n_pads = 0; }
 
-enum talpa_status tp_batch_add(struct tp_batch *batch, const struct tp_dataset_example *example, uint32_t ordinal, uint32_t pad_to, int32_t pad_id)
+enum talpa_status tp_batch_add(struct tp_batch *batch, const struct tp_dataset_example *example, uint32_t ordinal, uint32_t pad_to,
+                               int32_t pad_id)
 {
     const uint32_t n = example->n_tokens, n_rows = pad_to > n ? pad_to : n, first = batch->n_tokens;
     uint32_t n_labelled = 0;
     for (uint32_t p = 1; p < n; p++) n_labelled += example->labels[p] != TP_DATASET_IGNORED;
     if (n_rows > batch->max_tokens - first || n_labelled > batch->max_labelled - batch->n_labelled)
-        return tp_fail(TALPA_E_DATA, "line %llu: an example of %u tokens does not fit the batch of %u", (unsigned long long)example->line, n_rows,
-                       batch->max_tokens);
+        return tp_fail(TALPA_E_DATA, "line %llu: an example of %u tokens does not fit the batch of %u", (unsigned long long)example->line,
+                       n_rows, batch->max_tokens);
     for (uint32_t p = 0; p < n_rows; p++) {
         const uint32_t row = first + p;
         batch->ids[row] = p < n ? example->ids[p] : pad_id;
@@ -58,7 +59,24 @@ enum talpa_status tp_batch_add(struct tp_batch *batch, const struct tp_dataset_e
     return TALPA_OK;
 }
 
-enum talpa_status tp_batch_write(const struct tp_batch *batch, struct tp_executor *executor, const struct tp_batch_inputs *inputs, struct tp_step *step)
+uint32_t tp_batch_aligned(uint32_t n_rows, uint32_t alignment) { return (n_rows + alignment - 1) / alignment * alignment; }
+
+enum talpa_status tp_batch_align(struct tp_batch *batch, uint32_t alignment)
+{
+    const uint32_t end = tp_batch_aligned(batch->n_tokens, alignment);
+    if (end > batch->max_tokens)
+        return tp_fail(TALPA_E_DATA, "row %u of a batch of %u: no room up to row %u", batch->n_tokens, batch->max_tokens, end);
+    for (; batch->n_tokens < end; batch->n_tokens++, batch->n_pads++) {
+        const uint32_t row = batch->n_tokens;
+        batch->ids[row] = batch->positions[row] = batch->examples[row] = 0;
+        batch->segments[2 * row] = (int32_t)row;
+        batch->segments[2 * row + 1] = (int32_t)row + 1;
+    }
+    return TALPA_OK;
+}
+
+enum talpa_status tp_batch_write(const struct tp_batch *batch, struct tp_executor *executor, const struct tp_batch_inputs *inputs,
+                                 struct tp_step *step)
 {
     const size_t tokens = batch->n_tokens * sizeof(int32_t), labelled = batch->n_labelled * sizeof(int32_t);
     TP_TRY(tp_executor_write(executor, inputs->ids, batch->ids, tokens));

@@ -1,5 +1,6 @@
 #include "checkpoint.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,13 +33,15 @@ static void hash_bank(struct tp_hash *hash, float *values, const struct tp_adapt
     }
 }
 
-enum talpa_status tp_checkpoint_digest(uint64_t *digest, uint64_t *digest_state, const struct tp_checkpoint *state, const struct tp_adapter *adapter)
+enum talpa_status tp_checkpoint_digest(uint64_t *digest, uint64_t *digest_state, const struct tp_checkpoint *state,
+                                       const struct tp_adapter *adapter)
 {
     const size_t n = (size_t)adapter->n_tensors;
     const struct tp_adapter_tensor **sorted = malloc((n + 1) * sizeof *sorted);
     float *values = malloc(((size_t)adapter->n_trainable + 1) * sizeof *values);
     struct tp_hash *hash = NULL;
-    enum talpa_status status = sorted && values ? tp_hash_create(&hash) : tp_fail_memory("digest", (size_t)adapter->n_trainable * sizeof *values);
+    enum talpa_status status =
+        sorted && values ? tp_hash_create(&hash) : tp_fail_memory("digest", (size_t)adapter->n_trainable * sizeof *values);
     if (status == TALPA_OK) {
         for (size_t i = 0; i < n; i++) sorted[i] = &adapter->tensors[i];
         qsort(sorted, n, sizeof *sorted, by_name);
@@ -100,8 +103,11 @@ static enum talpa_status save_optimizer(const char *path, const struct tp_checkp
             if (!name) status = TALPA_E_DEVICE;
         }
     if (status == TALPA_OK) {
-        tensors[n_tensors++] = (struct tp_safetensors_tensor){.name = "step", .type = TP_SAFETENSORS_I32, .shape = {.rank = 1, .dim = {adapter->n_tensors}},
-                                                              .data = state->counts, .n_bytes = n * sizeof *state->counts};
+        tensors[n_tensors++] = (struct tp_safetensors_tensor){.name = "step",
+                                                              .type = TP_SAFETENSORS_I32,
+                                                              .shape = {.rank = 1, .dim = {adapter->n_tensors}},
+                                                              .data = state->counts,
+                                                              .n_bytes = n * sizeof *state->counts};
         const struct tp_losses *before = &state->before;
         const struct talpa_shape shape = {.rank = 1, .dim = {(int64_t)before->n_examples}};
         if (before->n_examples) {
@@ -114,20 +120,6 @@ static enum talpa_status save_optimizer(const char *path, const struct tp_checkp
     }
     tp_arena_free(&arena);
     return status;
-}
-
-static enum talpa_status save_text(const char *path, struct tp_json_writer *json)
-{
-    const char *text;
-    size_t n_bytes;
-    TP_TRY(tp_json_writer_text(&text, &n_bytes, json));
-    return tp_atomic_file_save(path, text, n_bytes);
-}
-
-static void write_hex(struct tp_json_writer *json, const char *key, uint64_t digest)
-{
-    char hex[TP_HASH_HEX_BYTES];
-    tp_json_write_string_member(json, key, tp_hash_hex(hex, digest));
 }
 
 /* Sizes and digests of the other files, as they were written. */
@@ -143,7 +135,7 @@ static enum talpa_status write_files(struct tp_json_writer *json, struct tp_aren
         tp_json_write_object_begin(json);
         tp_json_write_string_member(json, "name", tp_checkpoint_files[i]);
         tp_json_write_int_member(json, "bytes", (int64_t)map.n_bytes);
-        write_hex(json, "xxh3", tp_hash_bytes(map.bytes, map.n_bytes));
+        tp_json_write_digest_member(json, "xxh3", tp_hash_bytes(map.bytes, map.n_bytes));
         tp_json_write_object_end(json);
         tp_file_map_close(&map);
     }
@@ -151,8 +143,8 @@ static enum talpa_status write_files(struct tp_json_writer *json, struct tp_aren
     return TALPA_OK;
 }
 
-static enum talpa_status write_state(struct tp_json_writer *json, struct tp_arena *arena, const char *folder, const struct tp_checkpoint *state,
-                                     const struct tp_checkpoint_run *run)
+static enum talpa_status write_state(struct tp_json_writer *json, struct tp_arena *arena, const char *folder,
+                                     const struct tp_checkpoint *state, const struct tp_checkpoint_run *run)
 {
     char hex[TP_HASH_HEX_BYTES];
     uint64_t bits;
@@ -171,13 +163,13 @@ static enum talpa_status write_state(struct tp_json_writer *json, struct tp_aren
     tp_json_write_int_member(json, "step", state->best.step);
     tp_json_write_real_member(json, "loss", state->best.loss);
     memcpy(&bits, &state->best.loss, sizeof bits);
-    write_hex(json, "loss_bits", bits);
-    write_hex(json, "digest", state->best.digest);
+    tp_json_write_digest_member(json, "loss_bits", bits);
+    tp_json_write_digest_member(json, "digest", state->best.digest);
     tp_json_write_int_member(json, "evaluations_since", state->best.n_worse);
     tp_json_write_object_end(json);
-    write_hex(json, "digest", state->digest);
-    write_hex(json, "digest_state", state->digest_state);
-    write_hex(json, "config_digest", tp_train_config_digest(run->config));
+    tp_json_write_digest_member(json, "digest", state->digest);
+    tp_json_write_digest_member(json, "digest_state", state->digest_state);
+    tp_json_write_digest_member(json, "config_digest", tp_train_config_digest(run->config));
     tp_json_write_key(json, "config");
     tp_train_config_write(json, run->config);
     tp_checkpoint_plan_digest(hex, run->plans[0]);
@@ -194,8 +186,8 @@ static enum talpa_status write_state(struct tp_json_writer *json, struct tp_aren
 }
 
 /* checkpoint.json, sealed. */
-static enum talpa_status save_state(struct tp_json_writer *json, struct tp_arena *arena, const char *folder, const struct tp_checkpoint *state,
-                                    const struct tp_checkpoint_run *run)
+static enum talpa_status save_state(struct tp_json_writer *json, struct tp_arena *arena, const char *folder,
+                                    const struct tp_checkpoint *state, const struct tp_checkpoint_run *run)
 {
     const char *text, *path = tp_arena_printf(arena, "%s/checkpoint.json", folder);
     size_t n_bytes;
@@ -212,17 +204,18 @@ static enum talpa_status save_state(struct tp_json_writer *json, struct tp_arena
     return tp_atomic_file_save(path, copy, n_bytes);
 }
 
-static enum talpa_status fill(struct tp_arena *arena, const char *folder, const struct tp_checkpoint *state, const struct tp_checkpoint_run *run,
-                              const struct tp_history *history)
+static enum talpa_status fill(struct tp_arena *arena, const char *folder, const struct tp_checkpoint *state,
+                              const struct tp_checkpoint_run *run, const struct tp_history *history)
 {
     struct tp_json_writer *json;
     TP_TRY(tp_adapter_save(run->adapter, state->params, folder, run->model));
-    const char *optimizer = tp_arena_printf(arena, "%s/optimizer.safetensors", folder), *log = tp_arena_printf(arena, "%s/trainer_state.json", folder);
+    const char *optimizer = tp_arena_printf(arena, "%s/optimizer.safetensors", folder),
+               *log = tp_arena_printf(arena, "%s/trainer_state.json", folder);
     if (!optimizer || !log) return TALPA_E_DEVICE;
     TP_TRY(save_optimizer(optimizer, state, run->adapter));
     TP_TRY(tp_json_writer_create(&json, 2));
     tp_history_write(json, history, &state->best, run->options, state->step, run->total_steps);
-    enum talpa_status status = save_text(log, json);
+    enum talpa_status status = tp_atomic_file_save_json(log, json);
     if (status == TALPA_OK) status = save_state(json, arena, folder, state, run);
     tp_json_writer_free(json);
     return status;
@@ -238,8 +231,10 @@ enum talpa_status tp_checkpoint_save(const char *folder, const struct tp_checkpo
     enum talpa_status status = name && temporary && old ? tp_folder_create(temporary) : TALPA_E_DEVICE;
     if (status == TALPA_OK) status = fill(&arena, temporary, state, run, history);
     if (status == TALPA_OK) status = tp_folder_sync(temporary);
-    if (status == TALPA_OK && access(name, F_OK) == 0) status = tp_folder_rename(name, old, folder);
+    const bool replaces = status == TALPA_OK && access(name, F_OK) == 0;
+    if (replaces) status = tp_folder_rename(name, old, folder);
     if (status == TALPA_OK) status = tp_folder_rename(temporary, name, folder);
+    if (status != TALPA_OK && replaces && access(name, F_OK) != 0) rename(old, name); /* the one that was there is better than none */
     if (status != TALPA_OK && temporary) tp_folder_remove(temporary);
     if (old) tp_folder_remove(old);
     tp_arena_free(&arena);

@@ -41,7 +41,8 @@ enum talpa_status tp_checkpoint_find(char **path, const char *from, const char *
     if (!tp_folder_has(from, "checkpoint.json")) {
         const enum talpa_status status = newest_of(&found, from);
         if (status != TALPA_OK) return tp_context(status, "--resume-from");
-        if (!found) return tp_fail(TALPA_E_NO_INPUT, "--resume-from %s: found neither checkpoint.json nor a folder checkpoint-<step>", from);
+        if (!found)
+            return tp_fail(TALPA_E_NO_INPUT, "--resume-from %s: found neither checkpoint.json nor a folder checkpoint-<step>", from);
         *path = found;
         return TALPA_OK;
     }
@@ -87,7 +88,8 @@ static enum talpa_status check_seal(struct reader *r, const char *path)
     TP_TRY(get_hex(&saved, tp_json_root(r->json), "seal"));
     const uint64_t seal = tp_checkpoint_seal(&at, copy, n_bytes);
     if (!at || seal != saved)
-        return tp_fail(TALPA_E_DATA, "seal: found a text of digest %s, expected %016llx: the file was changed; resume from an older checkpoint",
+        return tp_fail(TALPA_E_DATA,
+                       "seal: found a text of digest %s, expected %016llx: the file was changed; resume from an older checkpoint",
                        tp_hash_hex(hex, seal), (unsigned long long)saved);
     return TALPA_OK;
 }
@@ -109,8 +111,8 @@ static enum talpa_status check_file(struct reader *r, const struct tp_json_value
     const size_t found_bytes = map.n_bytes;
     tp_file_map_close(&map);
     if (found_bytes != (size_t)n_bytes)
-        return tp_fail(TALPA_E_DATA, "%s: bytes: found %zu, expected %lld: the file is damaged; resume from an older checkpoint", path, found_bytes,
-                       (long long)n_bytes);
+        return tp_fail(TALPA_E_DATA, "%s: bytes: found %zu, expected %lld: the file is damaged; resume from an older checkpoint", path,
+                       found_bytes, (long long)n_bytes);
     if (found != digest)
         return tp_fail(TALPA_E_DATA, "%s: xxh3: found %s, expected %s: the file is damaged; resume from an older checkpoint", path,
                        tp_hash_hex(hex[0], found), tp_hash_hex(hex[1], digest));
@@ -145,11 +147,12 @@ enum talpa_status tp_checkpoint_check_plan(const struct tp_checkpoint *c, const 
         const struct talpa_device_caps *caps = run->caps;
         if (!run->options->allow_plan_change)
             return tp_fail(TALPA_E_DATA,
-                           "%s: found %s (%s, driver %s), expected %s (%s, driver %s): kernels, device or driver are not those of the checkpoint, so the bits "
+                           "%s: found %s (%s, driver %s), expected %s (%s, driver %s): kernels, device or driver are not those of the "
+                           "checkpoint, so the bits "
                            "may differ; --allow-plan-change accepts that",
                            plan_keys[i], c->plan_digest[i], c->device, c->driver, own, caps->name, caps->driver_version);
-        tp_log(TALPA_LOG_WARN, "%s was %s (%s, driver %s), is %s (%s, driver %s)", plan_keys[i], c->plan_digest[i], c->device, c->driver, own, caps->name,
-               caps->driver_version);
+        tp_log(TALPA_LOG_WARN, "%s was %s (%s, driver %s), is %s (%s, driver %s)", plan_keys[i], c->plan_digest[i], c->device, c->driver,
+               own, caps->name, caps->driver_version);
     }
     return TALPA_OK;
 }
@@ -195,7 +198,8 @@ static enum talpa_status read_state(struct tp_checkpoint *c, struct reader *r)
     c->sparse = !strcmp(dispatch, "sparse");
     TP_TRY(tp_train_config_compare(r->run->config, tp_json_get(root, "config"), r->run->options->allow_schedule_change));
     if (c->step > r->run->total_steps)
-        return tp_fail(TALPA_E_DATA, "step: found %d, expected at most %d: --max-steps or --num-train-epochs asks for less than is done already", c->step,
+        return tp_fail(TALPA_E_DATA,
+                       "step: found %d, expected at most %d: --max-steps or --num-train-epochs asks for less than is done already", c->step,
                        r->run->total_steps);
     for (int i = 0; i < 2; i++) TP_TRY(get_text(c->plan_digest[i], sizeof c->plan_digest[i], root, plan_keys[i]));
     TP_TRY(get_text(c->device, sizeof c->device, root, "device"));
@@ -204,8 +208,8 @@ static enum talpa_status read_state(struct tp_checkpoint *c, struct reader *r)
 
 /* ---- tensors ---- */
 
-static enum talpa_status get_tensor(struct tp_safetensors_tensor *out, const struct tp_safetensors *file, const char *name, enum tp_safetensors_type type,
-                                    size_t n_elements)
+static enum talpa_status get_tensor(struct tp_safetensors_tensor *out, const struct tp_safetensors *file, const char *name,
+                                    enum tp_safetensors_type type, size_t n_elements)
 {
     TP_TRY(tp_safetensors_get(out, file, name));
     if (out->type != type || out->n_bytes != n_elements * tp_safetensors_type_bytes(type))
@@ -304,7 +308,8 @@ static enum talpa_status read_all(struct tp_checkpoint *c, struct tp_history *hi
     return read_history(history, r);
 }
 
-enum talpa_status tp_checkpoint_open(struct tp_checkpoint *out, struct tp_history *history, const char *path, const struct tp_checkpoint_run *run)
+enum talpa_status tp_checkpoint_open(struct tp_checkpoint *out, struct tp_history *history, const char *path,
+                                     const struct tp_checkpoint_run *run)
 {
     struct reader r = {.path = path, .run = run};
     struct tp_checkpoint checkpoint = {0};

@@ -4,36 +4,38 @@
 #include <stdlib.h>
 
 static enum talpa_status create(struct tp_evaluator *e, const struct talpa_model *model, struct tp_adapter *adapter, uint32_t max_tokens,
-                                const struct tp_plan_options *options, bool sparse, bool routed)
+                                uint32_t max_labelled, const struct tp_plan_options *options, bool sparse, bool routed)
 {
-    TP_TRY(tp_eval_graph_create(&e->eval, model, adapter, max_tokens, max_tokens, false));
+    TP_TRY(tp_eval_graph_create(&e->eval, model, adapter, max_tokens, max_labelled, false));
     if (routed) TP_TRY(tp_eval_graph_keep_routes(&e->eval, adapter));
     TP_TRY(tp_program_set_create(&e->set, e->engine, e->eval.graph, options, !sparse, sparse));
-    TP_TRY(tp_batch_create(&e->batch, max_tokens, max_tokens));
-    e->nll = calloc(max_tokens, sizeof *e->nll);
-    return e->nll ? TALPA_OK : tp_fail_memory("evaluation", (unsigned long long)max_tokens * sizeof *e->nll);
+    TP_TRY(tp_batch_create(&e->batch, max_tokens, max_labelled));
+    e->nll = calloc(max_labelled, sizeof *e->nll);
+    return e->nll ? TALPA_OK : tp_fail_memory("evaluation", (unsigned long long)max_labelled * sizeof *e->nll);
 }
 
-static enum talpa_status create_any(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
-                                    uint32_t max_tokens, const struct tp_plan_options *options, bool sparse, bool routed)
+enum talpa_status tp_evaluator_create_sized(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model,
+                                            struct tp_adapter *adapter, uint32_t max_tokens, uint32_t max_labelled,
+                                            const struct tp_plan_options *options, bool sparse, bool routed)
 {
-    struct tp_evaluator evaluator = {.engine = engine};
-    const enum talpa_status status = create(&evaluator, model, adapter, max_tokens, options, sparse, routed);
+    struct tp_evaluator evaluator = {.engine = engine, .alignment = 1};
+    const enum talpa_status status = create(&evaluator, model, adapter, max_tokens, max_labelled, options, sparse, routed);
     if (status == TALPA_OK) *out = evaluator;
     else tp_evaluator_free(&evaluator);
     return status;
 }
 
-enum talpa_status tp_evaluator_create(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model, struct tp_adapter *adapter,
-                                      uint32_t max_tokens, const struct tp_plan_options *options, bool sparse)
+enum talpa_status tp_evaluator_create(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model,
+                                      struct tp_adapter *adapter, uint32_t max_tokens, const struct tp_plan_options *options, bool sparse)
 {
-    return create_any(out, engine, model, adapter, max_tokens, options, sparse, false);
+    return tp_evaluator_create_sized(out, engine, model, adapter, max_tokens, max_tokens, options, sparse, false);
 }
 
 enum talpa_status tp_evaluator_create_routed(struct tp_evaluator *out, struct tp_engine *engine, const struct talpa_model *model,
-                                             struct tp_adapter *adapter, uint32_t max_tokens, const struct tp_plan_options *options, bool sparse)
+                                             struct tp_adapter *adapter, uint32_t max_tokens, const struct tp_plan_options *options,
+                                             bool sparse)
 {
-    return create_any(out, engine, model, adapter, max_tokens, options, sparse, true);
+    return tp_evaluator_create_sized(out, engine, model, adapter, max_tokens, max_tokens, options, sparse, true);
 }
 
 void tp_evaluator_free(struct tp_evaluator *evaluator)
@@ -54,8 +56,12 @@ static enum talpa_status add_routes(struct tp_evaluator *e, const struct tp_data
     uint32_t row = 0;
     for (size_t i = 0; i < n && status == TALPA_OK; i++) {
         const struct tp_dataset_example example = tp_dataset_example(dataset, first + i);
-        const struct tp_route_about about = {.id = example.id, .task = example.task ? example.task : e->task, .difficulty = example.difficulty,
-                                             .n_tokens = example.n_tokens, .n_prompt = example.n_prompt};
+        const struct tp_route_about about = {.id = example.id,
+                                             .task = example.task ? example.task : e->task,
+                                             .difficulty = example.difficulty,
+                                             .n_tokens = example.n_tokens,
+                                             .n_prompt = example.n_prompt};
+        row = tp_batch_aligned(row, e->alignment);
         spans[i] = (struct tp_route_span){.first = row, .n_tokens = example.n_tokens, .n_prompt = example.n_prompt};
         status = tp_route_stats_row(&spans[i].row, e->routes, &about);
         uint32_t count = 0;
@@ -69,14 +75,20 @@ static enum talpa_status add_routes(struct tp_evaluator *e, const struct tp_data
     return status;
 }
 
-static enum talpa_status pass(struct tp_evaluator *e, const struct tp_dataset *dataset, size_t first, size_t n, tp_evaluate_visit *visit, void *user)
+enum talpa_status tp_evaluator_pass(struct tp_evaluator *e)
 {
     struct tp_step step = {{0}};
     tp_step_set_f32(&step, TP_STEP_LOSS_SCALE, 1.0f);
     TP_TRY(tp_batch_write(&e->batch, e->set.executor, &e->eval.inputs, &step));
     TP_TRY(tp_executor_step(e->set.executor, &step));
     TP_TRY(tp_executor_run(e->set.executor, 0, TP_PHASE_BATCH));
-    TP_TRY(tp_executor_read(e->set.executor, e->eval.nll, e->nll, e->batch.n_labelled * sizeof *e->nll));
+    return tp_executor_read(e->set.executor, e->eval.nll, e->nll, e->batch.n_labelled * sizeof *e->nll);
+}
+
+static enum talpa_status pass(struct tp_evaluator *e, const struct tp_dataset *dataset, size_t first, size_t n, tp_evaluate_visit *visit,
+                              void *user)
+{
+    TP_TRY(tp_evaluator_pass(e));
     if (e->routes) TP_TRY(add_routes(e, dataset, first, n));
     const float *nll = e->nll;
     for (size_t i = first; i < first + n; i++) {
@@ -89,7 +101,8 @@ static enum talpa_status pass(struct tp_evaluator *e, const struct tp_dataset *d
     return TALPA_OK;
 }
 
-enum talpa_status tp_evaluator_run(struct tp_evaluator *e, const struct tp_dataset *dataset, int batch_size, tp_evaluate_visit *visit, void *user)
+enum talpa_status tp_evaluator_run(struct tp_evaluator *e, const struct tp_dataset *dataset, int batch_size, tp_evaluate_visit *visit,
+                                   void *user)
 {
     const size_t n = tp_dataset_n_examples(dataset);
     for (size_t first = 0; first < n;) {
@@ -97,7 +110,9 @@ enum talpa_status tp_evaluator_run(struct tp_evaluator *e, const struct tp_datas
         size_t taken = 0;
         while (first + taken < n && taken < (size_t)batch_size) {
             const struct tp_dataset_example example = tp_dataset_example(dataset, first + taken);
-            if (taken && example.n_tokens > e->batch.max_tokens - e->batch.n_tokens) break;
+            const uint32_t start = tp_batch_aligned(e->batch.n_tokens, e->alignment);
+            if (taken && (start > e->batch.max_tokens || example.n_tokens > e->batch.max_tokens - start)) break;
+            TP_TRY(tp_batch_align(&e->batch, e->alignment));
             TP_TRY(tp_batch_add(&e->batch, &example, (uint32_t)taken, 0, 0));
             taken++;
         }
@@ -118,7 +133,8 @@ static enum talpa_status add_loss(void *user, size_t index, const struct tp_data
     return TALPA_OK;
 }
 
-enum talpa_status tp_evaluator_losses(struct tp_losses *out, struct tp_evaluator *evaluator, const struct tp_dataset *dataset, int batch_size)
+enum talpa_status tp_evaluator_losses(struct tp_losses *out, struct tp_evaluator *evaluator, const struct tp_dataset *dataset,
+                                      int batch_size)
 {
     const size_t n = tp_dataset_n_examples(dataset);
     struct tp_losses losses = {.sum = calloc(n + 1, sizeof *losses.sum), .n = calloc(n + 1, sizeof *losses.n), .n_examples = n};

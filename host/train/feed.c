@@ -116,8 +116,8 @@ static enum talpa_status create(struct tp_feed *feed, bool with_batches)
     for (size_t i = 0; i < tp_dataset_n_examples(feed->data); i++) {
         const struct tp_dataset_example example = tp_dataset_example(feed->data, i);
         if (example.n_tokens > o->max_seq_length)
-            return tp_fail(TALPA_E_ARGUMENT, "line %llu: an example of %u tokens does not fit a row of %u", (unsigned long long)example.line,
-                           example.n_tokens, o->max_seq_length);
+            return tp_fail(TALPA_E_ARGUMENT, "line %llu: an example of %u tokens does not fit a row of %u",
+                           (unsigned long long)example.line, example.n_tokens, o->max_seq_length);
     }
     const size_t n = n_examples(feed), leaves = n_leaves((uint32_t)n);
     feed->order = malloc(n * sizeof *feed->order);
@@ -137,7 +137,8 @@ static enum talpa_status create(struct tp_feed *feed, bool with_batches)
     return TALPA_OK;
 }
 
-static enum talpa_status open_feed(struct tp_feed *out, const struct tp_dataset *data, const struct tp_feed_options *options, bool with_batches)
+static enum talpa_status open_feed(struct tp_feed *out, const struct tp_dataset *data, const struct tp_feed_options *options,
+                                   bool with_batches)
 {
     struct tp_feed feed = {.data = data, .options = *options, .order_epoch = UINT64_MAX};
     const enum talpa_status status = create(&feed, with_batches);
@@ -220,8 +221,10 @@ enum talpa_status tp_feed_next(struct tp_feed_step *out, struct tp_feed *feed)
 enum talpa_status tp_feed_seek(struct tp_feed *feed, uint64_t cursor)
 {
     if (cursor > feed->total_examples)
-        return tp_fail(TALPA_E_DATA, "the run has consumed %llu examples, expected at most %llu: --max-steps or --num-train-epochs is smaller than before",
-                       (unsigned long long)cursor, (unsigned long long)feed->total_examples);
+        return tp_fail(
+            TALPA_E_DATA,
+            "the run has consumed %llu examples, expected at most %llu: --max-steps or --num-train-epochs is smaller than before",
+            (unsigned long long)cursor, (unsigned long long)feed->total_examples);
     feed->cursor = cursor;
     return TALPA_OK;
 }

@@ -1,9 +1,10 @@
 /* The feed: which examples a run sees, in which order, and how they are laid into the micro-batches of every optimizer step.
  *
- * Order: every epoch goes through all examples once, in a permutation of its own (tp_dataset_permutation of seed and epoch), or in file order.
- * A row is one example or, with packing, several whose tokens sum to at most max_seq_length. Rows are found epoch by epoch with
- * first fit: each example, in the epoch's order, goes into the first row that has room (Johnson 1973); rows keep the order in which they were opened,
- * examples within a row the epoch's order. No row spans two epochs. A micro-batch has batch_size rows, a step `accumulation` micro-batches.
+ * Order: every epoch goes through all examples once, in a permutation of its own (tp_dataset_permutation of seed and epoch), or in file
+ * order. A row is one example or, with packing, several whose tokens sum to at most max_seq_length. Rows are found epoch by epoch with
+ * first fit: each example, in the epoch's order, goes into the first row that has room (Johnson 1973); rows keep the order in which they
+ * were opened, examples within a row the epoch's order. No row spans two epochs. A micro-batch has batch_size rows, a step `accumulation`
+ * micro-batches.
  *
  * Everything is a function of the options and the number of examples consumed so far: that number is the whole cursor. */
 #ifndef TP_FEED_H

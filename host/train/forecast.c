@@ -55,12 +55,21 @@ enum talpa_status talpa_train_plan_memory(struct talpa_memory_plan *out, struct 
         const size_t bank = (size_t)f.adapter->bank_elements * sizeof(float);
         int per_layer = 0;
         for (unsigned set = options->adapter.modules; set; set &= set - 1) per_layer++;
-        struct talpa_memory_plan plan = {.weight_bytes = m->weight_bytes, .packed_bytes = m->packed_bytes, .adapter_bytes = bank, .gradient_bytes = bank,
-                                         .optimizer_bytes = m->state_bytes - 2 * bank, .input_bytes = m->input_bytes, .activation_bytes = m->arena_bytes,
-                                         .total_bytes = m->total_bytes, .largest_bytes = m->largest_bytes, .max_alloc_bytes = caps->max_alloc_bytes,
-                                         .n_trainable = f.adapter->n_trainable, .n_modules = f.adapter->n_modules,
+        struct talpa_memory_plan plan = {.weight_bytes = m->weight_bytes,
+                                         .packed_bytes = m->packed_bytes,
+                                         .adapter_bytes = bank,
+                                         .gradient_bytes = bank,
+                                         .optimizer_bytes = m->state_bytes - 2 * bank,
+                                         .input_bytes = m->input_bytes,
+                                         .activation_bytes = m->arena_bytes,
+                                         .total_bytes = m->total_bytes,
+                                         .largest_bytes = m->largest_bytes,
+                                         .max_alloc_bytes = caps->max_alloc_bytes,
+                                         .n_trainable = f.adapter->n_trainable,
+                                         .n_modules = f.adapter->n_modules,
                                          .n_modules_possible = model->config.n_layers * per_layer,
-                                         .n_launches_batch = f.plan->phase[TP_PHASE_BATCH].n, .n_launches_update = f.plan->phase[TP_PHASE_UPDATE].n,
+                                         .n_launches_batch = f.plan->phase[TP_PHASE_BATCH].n,
+                                         .n_launches_update = f.plan->phase[TP_PHASE_UPDATE].n,
                                          .n_steps = n_steps};
         for (size_t i = 0; i < model->n_weights; i++) plan.n_parameters += tp_type_elements(&model->weights[i].type);
         *out = plan;
@@ -69,8 +78,8 @@ enum talpa_status talpa_train_plan_memory(struct talpa_memory_plan *out, struct 
     return status;
 }
 
-enum talpa_status talpa_train_print(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps, const struct talpa_train_options *options,
-                                    bool graph, bool plan)
+enum talpa_status talpa_train_print(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                    const struct talpa_train_options *options, bool graph, bool plan)
 {
     struct forecast f = {0};
     const enum talpa_status status = forecast(&f, model, plan ? caps : NULL, options);

@@ -28,10 +28,14 @@ static enum talpa_status report(const struct tp_trainer *t, const struct tp_nonf
     char where[48] = "update";
     if (micro) snprintf(where, sizeof where, "micro-batch %d", micro);
     return tp_fail(TALPA_E_CHECK,
-                   "step %d, %s: the %s is not finite; first value that is not: at %s, op %s%s, output %d, element [%" PRId64 ", %" PRId64 "] is %s: %s",
-                   t->step, where, what, found->scope[0] ? found->scope : "top", found->op,
-                   found->is_backward ? " (backward part)" : "", found->output, found->row, found->column,
-                   isnan(found->value) ? "nan" : found->value < 0.0f ? "-inf" : "inf", advice);
+                   "step %d, %s: the %s is not finite; first value that is not: at %s, op %s%s, output %d, element [%" PRId64 ", %" PRId64
+                   "] is %s: %s",
+                   t->step, where, what, found->scope[0] ? found->scope : "top", found->op, found->is_backward ? " (backward part)" : "",
+                   found->output, found->row, found->column,
+                   isnan(found->value)   ? "nan"
+                   : found->value < 0.0f ? "-inf"
+                                         : "inf",
+                   advice);
 }
 
 /* What went into the run: the parameters as they are on the device. */

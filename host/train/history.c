@@ -36,13 +36,11 @@ void tp_history_free(struct tp_history *history)
 
 /* ---- trainer_state.json ---- */
 
-void tp_history_write(struct tp_json_writer *json, const struct tp_history *history, const struct tp_best *best, const struct talpa_train_options *options,
-                      int step, int total_steps)
+void tp_history_write(struct tp_json_writer *json, const struct tp_history *history, const struct tp_best *best,
+                      const struct talpa_train_options *options, int step, int total_steps)
 {
     tp_json_write_object_begin(json);
-    tp_json_write_key(json, "best_metric");
-    if (best->step) tp_json_write_real(json, best->loss);
-    else tp_json_write_null(json);
+    tp_json_write_real_member(json, "best_metric", best->step ? best->loss : NAN); /* NAN: null */
     tp_json_write_string_member(json, "best_model_checkpoint", best->step ? "best" : NULL);
     tp_json_write_int_member(json, "best_global_step", best->step);
     tp_json_write_real_member(json, "epoch", history->n ? history->row[history->n - 1].epoch : 0.0);
@@ -80,7 +78,8 @@ enum talpa_status tp_history_read(struct tp_history *out, const struct tp_json_v
 {
     struct tp_history history = {0};
     enum talpa_status status = TALPA_OK;
-    for (const struct tp_json_value *item = tp_json_first(tp_json_get(root, "log_history")); item && status == TALPA_OK; item = tp_json_next(item)) {
+    for (const struct tp_json_value *item = tp_json_first(tp_json_get(root, "log_history")); item && status == TALPA_OK;
+         item = tp_json_next(item)) {
         struct tp_history_row row = {.has_eval = tp_json_get(item, "eval_loss") != NULL};
         int64_t step = 0;
         status = tp_json_get_int(&step, item, "step");
@@ -135,11 +134,17 @@ enum talpa_status tp_history_chart(const struct tp_history *history, const char 
         eval[n_eval++] = history->row[i].eval_loss;
     }
     smooth(smoothed, loss, (int)n);
-    const struct tp_svg_series series[] = {{.label = "loss per step", .x = x, .y = loss, .n = (int)n, .style = TP_SVG_THIN, .colour = 0},
-                                           {.label = "smoothed", .x = x, .y = smoothed, .n = (int)n, .style = TP_SVG_THICK, .colour = 0},
-                                           {.label = "held-out loss", .x = eval_x, .y = eval, .n = n_eval, .style = TP_SVG_POINTS, .colour = 1}};
-    const struct tp_svg_chart chart = {.title = "Training loss", .x_label = "optimizer step", .y_label = "nat per labelled token", .series = series,
-                                       .n_series = n_eval ? 3 : 2, .width = 800, .height = 450};
+    const struct tp_svg_series series[] = {
+        {.label = "loss per step", .x = x, .y = loss, .n = (int)n, .style = TP_SVG_THIN, .colour = 0},
+        {.label = "smoothed", .x = x, .y = smoothed, .n = (int)n, .style = TP_SVG_THICK, .colour = 0},
+        {.label = "held-out loss", .x = eval_x, .y = eval, .n = n_eval, .style = TP_SVG_POINTS, .colour = 1}};
+    const struct tp_svg_chart chart = {.title = "Training loss",
+                                       .x_label = "optimizer step",
+                                       .y_label = "nat per labelled token",
+                                       .series = series,
+                                       .n_series = n_eval ? 3 : 2,
+                                       .width = 800,
+                                       .height = 450};
     char *text;
     size_t n_bytes;
     enum talpa_status status = tp_svg_chart_render(&text, &n_bytes, &chart);

@@ -30,8 +30,8 @@ struct tp_best {
 };
 
 /** Writes trainer_state.json's object: the names of transformers' TrainerState, log_history with one entry per logged step. */
-void tp_history_write(struct tp_json_writer *json, const struct tp_history *history, const struct tp_best *best, const struct talpa_train_options *options,
-                      int step, int total_steps);
+void tp_history_write(struct tp_json_writer *json, const struct tp_history *history, const struct tp_best *best,
+                      const struct talpa_train_options *options, int step, int total_steps);
 
 /** Reads log_history. TALPA_E_DATA naming the field; the caller adds the file. */
 enum talpa_status tp_history_read(struct tp_history *out, const struct tp_json_value *root);

@@ -23,8 +23,10 @@ static void begin(struct tp_json_writer *json, const char *kind)
 static void write_active(struct tp_json_writer *json, const int64_t *active, const int64_t *n_tokens, double n_modules)
 {
     static const char *const keys[TP_ROUTE_N_SUMS] = {"active_prompt", "active_completion"};
-    tp_json_write_real_member(json, "active_experts", ratio((double)(active[0] + active[1]), (double)(n_tokens[0] + n_tokens[1]) * n_modules));
-    for (int i = 0; i < TP_ROUTE_N_SUMS; i++) tp_json_write_real_member(json, keys[i], ratio((double)active[i], (double)n_tokens[i] * n_modules));
+    tp_json_write_real_member(json, "active_experts",
+                              ratio((double)(active[0] + active[1]), (double)(n_tokens[0] + n_tokens[1]) * n_modules));
+    for (int i = 0; i < TP_ROUTE_N_SUMS; i++)
+        tp_json_write_real_member(json, keys[i], ratio((double)active[i], (double)n_tokens[i] * n_modules));
 }
 
 static void write_module(struct tp_json_writer *json, const struct tp_route_stats *s, const struct tp_route_task *task, int m)

@@ -15,7 +15,8 @@ double tp_route_stats_max_threshold(const struct tp_adapter *adapter)
 enum talpa_status tp_route_check(const struct tp_adapter *adapter)
 {
     if (adapter && adapter->router->has_gating) return TALPA_OK;
-    return tp_fail(TALPA_E_ARGUMENT, "--route-log, --route-map: nothing is routed: found %s, expected a mixture (topk, threshold or adamole)",
+    return tp_fail(TALPA_E_ARGUMENT,
+                   "--route-log, --route-map: nothing is routed: found %s, expected a mixture (topk, threshold or adamole)",
                    adapter ? "a plain LoRA adapter" : "no adapter");
 }
 
@@ -58,7 +59,8 @@ static enum talpa_status find_task(size_t *out, struct tp_route_stats *s, const 
         return TALPA_OK;
     }
     if (s->n_tasks == TP_ROUTE_MAX_TASKS)
-        return tp_fail(TALPA_E_DATA, "--route-log: task '%.60s' is one more than %d: give rows of one kind the same \"task\"", name, TP_ROUTE_MAX_TASKS);
+        return tp_fail(TALPA_E_DATA, "--route-log: task '%.60s' is one more than %d: give rows of one kind the same \"task\"", name,
+                       TP_ROUTE_MAX_TASKS);
     TP_TRY(grow((void **)&s->tasks, &s->task_capacity, s->n_tasks, sizeof *s->tasks));
     const size_t n_modules = (size_t)s->adapter->n_modules, n_cells = n_modules * (size_t)s->adapter->config.n_experts;
     struct tp_route_task task = {.name = tp_arena_strdup(&s->arena, name),

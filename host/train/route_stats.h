@@ -98,8 +98,8 @@ enum talpa_status tp_route_summary_text(char **text, const struct talpa_route_su
 /* ---- route_log.c ---- */
 
 /** Gives every record, in `json`, to `emit`: modules, rows, summary. */
-enum talpa_status tp_route_log_write(const struct tp_route_stats *stats, const struct talpa_route_summary *summary, struct tp_json_writer *json,
-                                     enum talpa_status (*emit)(void *user), void *user);
+enum talpa_status tp_route_log_write(const struct tp_route_stats *stats, const struct talpa_route_summary *summary,
+                                     struct tp_json_writer *json, enum talpa_status (*emit)(void *user), void *user);
 
 /** The heat map as an SVG file that appears whole: a row of panels per task (beyond 8 tasks: one for all), a panel per kind of linear. */
 enum talpa_status tp_route_map_save(const struct tp_route_stats *stats, const char *path);

@@ -27,7 +27,13 @@ static double active_of(const struct tp_route_row *row, enum talpa_route_part pa
 struct share {
     double value, n;
 };
-enum quantity { ACTIVE_WHOLE = TALPA_ROUTE_WHOLE, ACTIVE_PROMPT = TALPA_ROUTE_PROMPT, ACTIVE_COMPLETION = TALPA_ROUTE_COMPLETION, THRESHOLD, NLL };
+enum quantity {
+    ACTIVE_WHOLE = TALPA_ROUTE_WHOLE,
+    ACTIVE_PROMPT = TALPA_ROUTE_PROMPT,
+    ACTIVE_COMPLETION = TALPA_ROUTE_COMPLETION,
+    THRESHOLD,
+    NLL
+};
 
 static struct share share_of(const struct tp_route_row *row, enum quantity quantity, double n_modules)
 {
@@ -289,8 +295,10 @@ enum talpa_status tp_route_summary_text(char **out, const struct talpa_route_sum
 {
     static const char *const parts[TALPA_ROUTE_N_PARTS] = {"all tokens", "prompt", "completion"};
     struct text t = {0};
-    put(&t, "active experts per token and module (%d experts in each of %d modules), +- standard error over rows\n", s->n_experts, s->n_modules);
-    put(&t, "%-20s %6s %8s  %15s  %15s  %15s  %16s  %15s\n", "", "rows", "tokens", parts[0], parts[1], parts[2], "threshold", "nll per token");
+    put(&t, "active experts per token and module (%d experts in each of %d modules), +- standard error over rows\n", s->n_experts,
+        s->n_modules);
+    put(&t, "%-20s %6s %8s  %15s  %15s  %15s  %16s  %15s\n", "", "rows", "tokens", parts[0], parts[1], parts[2], "threshold",
+        "nll per token");
     for (size_t i = 0; i < s->n_groups; i++) put_group(&t, &s->groups[i]);
     for (int i = 0; i < TALPA_ROUTE_N_RELATIONS; i++) {
         const struct talpa_route_relation *r = &s->relations[i];

@@ -24,7 +24,8 @@ int tp_run_folder_checkpoint_step(const char *name)
 static bool is_temporary(const char *name)
 {
     static const char *const own[] = {"adapter_config.json", "adapter_model.safetensors", "talpa_adapter.json", "trainer_log.jsonl",
-                                      "train_results.json",  "train_config.json",         "training_loss.svg",  ".best"};
+                                      "train_results.json",  "train_config.json",         "training_loss.svg",  "routing.svg",
+                                      ".best"};
     const char *suffix = strstr(name, ".tmp-");
     if (!suffix || !isdigit((unsigned char)suffix[5]) || suffix[5 + strspn(suffix + 5, "0123456789-")]) return false;
     const size_t n = (size_t)(suffix - name);

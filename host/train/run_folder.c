@@ -16,7 +16,10 @@
 #include "io/file_map.h"
 #include "io/folder.h"
 
-const char *tp_run_folder_file(struct tp_run_folder *folder, const char *name) { return tp_arena_printf(&folder->arena, "%s/%s", folder->path, name); }
+const char *tp_run_folder_file(struct tp_run_folder *folder, const char *name)
+{
+    return tp_arena_printf(&folder->arena, "%s/%s", folder->path, name);
+}
 
 static enum talpa_status take_lock(struct tp_run_folder *folder)
 {
@@ -157,12 +160,6 @@ enum talpa_status tp_run_folder_sync(struct tp_run_folder *folder)
     return TALPA_OK;
 }
 
-static void write_digest(struct tp_json_writer *json, const char *key, uint64_t digest)
-{
-    char hex[TP_HASH_HEX_BYTES];
-    tp_json_write_string_member(json, key, tp_hash_hex(hex, digest));
-}
-
 enum talpa_status tp_run_folder_row(struct tp_run_folder *folder, const struct talpa_train_row *row)
 {
     struct tp_json_writer *json = folder->json;
@@ -188,7 +185,7 @@ enum talpa_status tp_run_folder_row(struct tp_run_folder *folder, const struct t
         tp_json_write_real_member(json, "eval_loss", row->eval_loss);
         tp_json_write_real_member(json, "eval_stderr", row->eval_error);
     }
-    write_digest(json, "digest", row->digest);
+    tp_json_write_digest_member(json, "digest", row->digest);
     tp_json_write_object_end(json);
     return tp_run_folder_append(folder, &folder->log);
 }
@@ -207,16 +204,15 @@ static void write_eval(struct tp_json_writer *json, const char *key, const struc
 enum talpa_status tp_run_folder_results(struct tp_run_folder *folder, const struct talpa_train_result *result)
 {
     struct tp_json_writer *json = folder->json;
-    const char *text, *path = tp_run_folder_file(folder, "train_results.json");
-    size_t n;
+    const char *path = tp_run_folder_file(folder, "train_results.json");
     if (!path) return TALPA_E_DEVICE;
     tp_json_writer_reset(json);
     tp_json_write_object_begin(json);
     tp_json_write_int_member(json, "steps", result->n_steps);
     tp_json_write_int_member(json, "trainable_parameters", result->n_trainable);
     tp_json_write_real_member(json, "throughput", result->throughput);
-    write_digest(json, "digest", result->digest);
-    write_digest(json, "digest_state", result->digest_state);
+    tp_json_write_digest_member(json, "digest", result->digest);
+    tp_json_write_digest_member(json, "digest_state", result->digest_state);
     if (result->best_step) {
         tp_json_write_int_member(json, "best_step", result->best_step);
         tp_json_write_real_member(json, "best_loss", result->best_loss);
@@ -230,6 +226,5 @@ enum talpa_status tp_run_folder_results(struct tp_run_folder *folder, const stru
         tp_json_write_real_member(json, "eval_difference_stderr", result->difference_error);
     }
     tp_json_write_object_end(json);
-    TP_TRY(tp_json_writer_text(&text, &n, json));
-    return tp_atomic_file_save(path, text, n);
+    return tp_atomic_file_save_json(path, json);
 }

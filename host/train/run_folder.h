@@ -28,9 +28,9 @@ enum talpa_status tp_run_folder_open(struct tp_run_folder *out, const char *path
 void tp_run_folder_close(struct tp_run_folder *folder);
 
 /** Called when the first step of a run that starts after `first_step` steps is done. Moves what an earlier run left beyond that point
- *  (checkpoints; for a fresh run also best/ and the log) to previous-<n>/, of which *moved gets the name (NULL: nothing was there). The logs
- *  then have the rows up to `first_step`: their own, or those beside the checkpoint in `source` (another run's folder; NULL: none). They are
- *  replaced by renaming, so that no crash loses a row. */
+ *  (checkpoints; for a fresh run also best/ and the log) to previous-<n>/, of which *moved gets the name (NULL: nothing was there). The
+ *  logs then have the rows up to `first_step`: their own, or those beside the checkpoint in `source` (another run's folder; NULL: none).
+ *  They are replaced by renaming, so that no crash loses a row. */
 enum talpa_status tp_run_folder_begin(const char **moved, struct tp_run_folder *folder, int first_step, const char *source);
 
 /** Path of a file in the folder, owned by the folder; NULL if out of memory. */

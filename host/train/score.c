@@ -6,6 +6,8 @@
 
 void talpa_score_default(struct talpa_score_options *options) { *options = (struct talpa_score_options){.batch_size = 4}; }
 
+enum { MOST_TOKENS = 1 << 14 };
+
 struct scorer {
     const struct talpa_score_options *options;
     struct tp_engine engine;
@@ -33,20 +35,29 @@ static enum talpa_status visit(void *user, size_t index, const struct tp_dataset
         s->logprobs[kept++] = logprob;
         sum += (double)logprob;
     }
-    const struct talpa_score_row row = {.index = (int64_t)index, .id = example->id, .prompt_ids = example->ids, .n_prompt_ids = example->n_prompt,
-                                        .ids = s->ids, .logprobs = s->logprobs, .n = kept, .sum = sum};
+    const struct talpa_score_row row = {.index = (int64_t)index,
+                                        .id = example->id,
+                                        .prompt_ids = example->ids,
+                                        .n_prompt_ids = example->n_prompt,
+                                        .ids = s->ids,
+                                        .logprobs = s->logprobs,
+                                        .n = kept,
+                                        .sum = sum};
     return s->row(s->user, &row) ? TALPA_OK : tp_fail(TALPA_E_INTERRUPTED, "scoring stopped at row %zu", index);
 }
 
 static enum talpa_status run(struct scorer *s, struct talpa_model *model, size_t device)
 {
     const struct talpa_score_options *o = s->options;
-    if (o->batch_size < 1 || o->batch_size > 4096) return tp_fail(TALPA_E_ARGUMENT, "--batch-size is %d, expected 1 to 4096", o->batch_size);
+    if (o->batch_size < 1 || o->batch_size > 4096)
+        return tp_fail(TALPA_E_ARGUMENT, "--batch-size is %d, expected 1 to 4096", o->batch_size);
     if (o->max_seq_length < 0 || o->max_seq_length > model->config.context_length)
         return tp_fail(TALPA_E_ARGUMENT, "--max-seq-length is %d, expected up to the model's context length %d", o->max_seq_length,
                        model->config.context_length);
-    const struct tp_dataset_options data_options = {
-        .max_tokens = (uint32_t)(o->max_seq_length ? o->max_seq_length : model->config.context_length), .refuse_long = true, .chat_template = o->chat_template};
+    const struct tp_dataset_options data_options = {.max_tokens =
+                                                        (uint32_t)(o->max_seq_length ? o->max_seq_length : model->config.context_length),
+                                                    .refuse_long = true,
+                                                    .chat_template = o->chat_template};
     TP_TRY(tp_dataset_open(&s->data, o->data, model->tokenizer, &data_options));
     uint32_t longest = 2;
     for (size_t i = 0; i < tp_dataset_n_examples(s->data); i++) {
@@ -64,15 +75,18 @@ static enum talpa_status run(struct scorer *s, struct talpa_model *model, size_t
     TP_TRY(tp_engine_open(&s->engine, device, model));
     struct tp_plan_options plan_options;
     TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype));
-    const bool sparse = s->adapter && s->adapter->router->has_gating &&
-                        (o->dispatch == TALPA_DISPATCH_SPARSE ||
-                         (o->dispatch == TALPA_DISPATCH_AUTO && s->adapter->config.routing == TALPA_ROUTING_TOPK));
-    const uint32_t max_tokens = longest * (uint32_t)o->batch_size;
-    TP_TRY((routed ? tp_evaluator_create_routed : tp_evaluator_create)(&s->evaluator, &s->engine, model, s->adapter, max_tokens, &plan_options, sparse));
+    const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
+    /* Beyond MOST_TOKENS a pass gains nothing; it then takes fewer rows than --batch-size. */
+    const uint64_t wanted = (uint64_t)tp_batch_aligned(longest, TP_BATCH_ALIGNMENT) * (uint64_t)o->batch_size;
+    const uint32_t most = longest > MOST_TOKENS ? longest : MOST_TOKENS, max_tokens = wanted < most ? (uint32_t)wanted : most;
+    TP_TRY((routed ? tp_evaluator_create_routed : tp_evaluator_create)(&s->evaluator, &s->engine, model, s->adapter, max_tokens,
+                                                                       &plan_options, sparse));
+    s->evaluator.alignment = TP_BATCH_ALIGNMENT; /* a row's result is the same with every --batch-size */
     if (routed) s->evaluator.routes = &s->routes;
     s->evaluator.task = strrchr(o->data, '/') ? strrchr(o->data, '/') + 1 : o->data;
     if (s->adapter)
-        TP_TRY(tp_executor_write(s->evaluator.set.executor, s->evaluator.eval.params, s->bank, (size_t)s->adapter->bank_elements * sizeof *s->bank));
+        TP_TRY(tp_executor_write(s->evaluator.set.executor, s->evaluator.eval.params, s->bank,
+                                 (size_t)s->adapter->bank_elements * sizeof *s->bank));
     TP_TRY(tp_evaluator_run(&s->evaluator, s->data, o->batch_size, visit, s));
     return routed ? tp_route_output_finish(&o->routes, &s->routes) : TALPA_OK;
 }

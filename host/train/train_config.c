@@ -8,7 +8,8 @@
 #include "base/hash.h"
 #include "base/status.h"
 
-static void add(struct tp_train_config *config, const char *name, const char *flag, const char *format, ...) __attribute__((format(printf, 4, 5)));
+static void add(struct tp_train_config *config, const char *name, const char *flag, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 static void add(struct tp_train_config *config, const char *name, const char *flag, const char *format, ...)
 {
     struct tp_train_config_field *field = &config->field[config->n++];
@@ -52,8 +53,8 @@ static void add_adapter(struct tp_train_config *c, const struct talpa_adapter_co
 }
 
 enum talpa_status tp_train_config_make(struct tp_train_config *out, const struct talpa_train_options *o, struct talpa_model *model,
-                                       const struct talpa_adapter_config *adapter, const struct tp_dataset *data, const struct tp_dataset *eval_data,
-                                       int total_steps)
+                                       const struct talpa_adapter_config *adapter, const struct tp_dataset *data,
+                                       const struct tp_dataset *eval_data, int total_steps)
 {
     static const char *const schedules[] = {"constant", "linear", "cosine"}, *const dispatches[] = {"auto", "dense", "sparse"},
                              *const dtypes[] = {"auto", "native", "bf16", "f32"};
@@ -107,7 +108,8 @@ void tp_train_config_write(struct tp_json_writer *json, const struct tp_train_co
     tp_json_write_object_end(json);
 }
 
-enum talpa_status tp_train_config_compare(const struct tp_train_config *config, const struct tp_json_value *saved, bool allow_schedule_change)
+enum talpa_status tp_train_config_compare(const struct tp_train_config *config, const struct tp_json_value *saved,
+                                          bool allow_schedule_change)
 {
     for (int i = 0; i < config->n; i++) {
         const struct tp_train_config_field *field = &config->field[i];
@@ -115,14 +117,17 @@ enum talpa_status tp_train_config_compare(const struct tp_train_config *config, 
         if (!strcmp(field->name, "total_steps") && allow_schedule_change) continue;
         TP_TRY(tp_json_get_string_or(&text, saved, field->name, "nothing"));
         if (strcmp(text, field->text))
-            return tp_fail(TALPA_E_DATA, "%s: found %.80s, expected %s as %s says: continue with the options that the run began with%s", field->name, text,
-                           field->text, field->flag,
-                           strcmp(field->name, "total_steps") ? "" : " (the learning rate follows the number of steps; --allow-schedule-change accepts it)");
+            return tp_fail(TALPA_E_DATA, "%s: found %.80s, expected %s as %s says: continue with the options that the run began with%s",
+                           field->name, text, field->text, field->flag,
+                           strcmp(field->name, "total_steps")
+                               ? ""
+                               : " (the learning rate follows the number of steps; --allow-schedule-change accepts it)");
     }
     for (const struct tp_json_value *member = tp_json_first(saved); member; member = tp_json_next(member)) {
         bool known = !strcmp(tp_json_key(member), "total_steps");
         for (int i = 0; i < config->n; i++) known |= !strcmp(config->field[i].name, tp_json_key(member));
-        if (!known) return tp_fail(TALPA_E_DATA, "%s: found in the checkpoint, expected none: it was made by another version", tp_json_key(member));
+        if (!known)
+            return tp_fail(TALPA_E_DATA, "%s: found in the checkpoint, expected none: it was made by another version", tp_json_key(member));
     }
     return TALPA_OK;
 }

@@ -21,8 +21,8 @@ struct tp_train_config {
 /** `adapter` is the configuration in effect (from --init-lora, if given), `total_steps` the length of the run: it is a field only if the
  *  schedule depends on it. Data are fields as digests of their tokens and labels. Eval_data may be NULL. Digests the model's weights. */
 enum talpa_status tp_train_config_make(struct tp_train_config *out, const struct talpa_train_options *options, struct talpa_model *model,
-                                       const struct talpa_adapter_config *adapter, const struct tp_dataset *data, const struct tp_dataset *eval_data,
-                                       int total_steps);
+                                       const struct talpa_adapter_config *adapter, const struct tp_dataset *data,
+                                       const struct tp_dataset *eval_data, int total_steps);
 
 /** XXH3-64, chained over the fields: of (digest so far, "name=text\n"). */
 uint64_t tp_train_config_digest(const struct tp_train_config *config);
@@ -31,6 +31,7 @@ uint64_t tp_train_config_digest(const struct tp_train_config *config);
 void tp_train_config_write(struct tp_json_writer *json, const struct tp_train_config *config);
 
 /** TALPA_E_DATA naming the first field that differs from a saved object and both values. The caller adds the file. */
-enum talpa_status tp_train_config_compare(const struct tp_train_config *config, const struct tp_json_value *saved, bool allow_schedule_change);
+enum talpa_status tp_train_config_compare(const struct tp_train_config *config, const struct tp_json_value *saved,
+                                          bool allow_schedule_change);
 
 #endif

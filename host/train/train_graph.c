@@ -37,8 +37,8 @@ static enum talpa_status states(struct tp_train_graph *t, const struct tp_adapte
 }
 
 /* Gradients of the slices, one bank of them, added to the accumulated ones. */
-static enum talpa_status backward(struct tp_train_graph *t, const struct tp_adapter_graph *attach, const struct tp_train_graph_options *options,
-                                  talpa_value *grads_next)
+static enum talpa_status backward(struct tp_train_graph *t, const struct tp_adapter_graph *attach,
+                                  const struct tp_train_graph_options *options, talpa_value *grads_next)
 {
     talpa_value losses[2] = {t->loss, attach->aux_total}, seeds[2];
     const bool with_aux = attach->aux_total != TALPA_NONE && options->aux_coef != 0.0;
@@ -73,15 +73,16 @@ static enum talpa_status selection(struct tp_train_graph *t, const struct tp_ada
     return status == TALPA_OK ? talpa_accumulate(selected_next, t->graph, t->selected, bank) : status;
 }
 
-static enum talpa_status update(struct tp_train_graph *t, const struct tp_train_graph_options *options, talpa_value grads, talpa_value selected)
+static enum talpa_status update(struct tp_train_graph *t, const struct tp_train_graph_options *options, talpa_value grads,
+                                talpa_value selected)
 {
     talpa_value clip, counts, next[3];
     tp_graph_set_phase(t->graph, TP_PHASE_UPDATE);
     tp_graph_set_scope(t->graph, "update");
     TP_TRY(talpa_grad_norm(&t->norm, &clip, t->graph, grads, t->tensors));
     TP_TRY(talpa_step_counts(&counts, t->graph, t->counts, selected, t->tensors));
-    TP_TRY(talpa_adamw(next, t->graph, t->params, grads, t->m, t->v, counts, selected, t->tensors, clip, (float)options->beta1, (float)options->beta2,
-                       (float)options->epsilon));
+    TP_TRY(talpa_adamw(next, t->graph, t->params, grads, t->m, t->v, counts, selected, t->tensors, clip, (float)options->beta1,
+                       (float)options->beta2, (float)options->epsilon));
     tp_graph_mark_output(t->graph, t->norm);
     return tp_graph_name(t->graph, t->norm, "grad_norm");
 }
@@ -167,8 +168,8 @@ void tp_train_graph_free(struct tp_train_graph *train)
 
 /* ---- evaluation ---- */
 
-static enum talpa_status build_eval(struct tp_eval_graph *e, const struct talpa_model *model, struct tp_adapter *adapter, int64_t max_tokens,
-                                    int64_t max_labelled, bool with_logits)
+static enum talpa_status build_eval(struct tp_eval_graph *e, const struct talpa_model *model, struct tp_adapter *adapter,
+                                    int64_t max_tokens, int64_t max_labelled, bool with_logits)
 {
     struct tp_adapter_graph attach = {0};
     talpa_value hidden, weight;
@@ -189,8 +190,8 @@ static enum talpa_status build_eval(struct tp_eval_graph *e, const struct talpa_
     return tp_graph_verify(e->graph);
 }
 
-enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter, int64_t max_tokens,
-                                       int64_t max_labelled, bool with_logits)
+enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter,
+                                       int64_t max_tokens, int64_t max_labelled, bool with_logits)
 {
     struct tp_eval_graph eval = {0};
     const enum talpa_status status = build_eval(&eval, model, adapter, max_tokens, max_labelled, with_logits);

@@ -44,8 +44,8 @@ struct tp_eval_graph {
 struct tp_eval_route {
     talpa_value weight, sel, raw; /* as in struct tp_adapter_module */
 };
-enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter, int64_t max_tokens,
-                                       int64_t max_labelled, bool with_logits);
+enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter,
+                                       int64_t max_tokens, int64_t max_labelled, bool with_logits);
 /** Makes what the routers of `adapter` decide outputs of its graph, so that they can be read after a pass. To be called before the graph is
  *  planned and before another graph is built with the adapter. TALPA_E_ARGUMENT if nothing is routed (plain LoRA, or NULL: the base). */
 enum talpa_status tp_eval_graph_keep_routes(struct tp_eval_graph *eval, const struct tp_adapter *adapter);

@@ -5,7 +5,10 @@
 #include "train/schedule.h"
 #include "train/trainer.h"
 
-bool tp_trainer_few_active(const struct tp_adapter *adapter, double active) { return active > 0.0 && active <= 0.5 * adapter->config.n_experts; }
+bool tp_trainer_few_active(const struct tp_adapter *adapter, double active)
+{
+    return active > 0.0 && active <= 0.5 * adapter->config.n_experts;
+}
 
 static double aux_share(const struct tp_trainer *t, const struct tp_feed_step *fed, int micro)
 {
@@ -44,7 +47,8 @@ static enum talpa_status run_micro(struct tp_trainer *t, const struct tp_feed_st
     row->n_launches += tp_executor_n_launches(executor);
     TP_TRY(tp_executor_read(executor, t->train.loss, &loss, sizeof loss));
     if (t->train.aux != TALPA_NONE) TP_TRY(tp_executor_read(executor, t->train.aux, &aux, sizeof aux));
-    if (!isfinite(loss) || !isfinite(aux)) return tp_trainer_explain(t, row->learning_rate, fed, micro, isfinite(loss) ? "auxiliary loss" : "loss");
+    if (!isfinite(loss) || !isfinite(aux))
+        return tp_trainer_explain(t, row->learning_rate, fed, micro, isfinite(loss) ? "auxiliary loss" : "loss");
     row->loss += (double)loss;
     row->aux_loss += aux_share(t, fed, micro) * (double)aux;
     return TALPA_OK;

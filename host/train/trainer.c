@@ -73,17 +73,19 @@ static enum talpa_status prepare(struct tp_trainer *t, size_t device)
     TP_TRY(tp_train_graph_create(&t->train, t->model, t->adapter, &options));
     const bool mixture = t->adapter->router->has_gating, routed = o->route_log && o->eval_data;
     const bool dense = !mixture || o->dispatch != TALPA_DISPATCH_SPARSE, sparse = mixture && o->dispatch != TALPA_DISPATCH_DENSE;
-    t->sparse = !dense || (sparse && t->adapter->config.routing == TALPA_ROUTING_TOPK && tp_trainer_few_active(t->adapter, t->adapter->config.top_k));
+    t->sparse = !dense ||
+                (sparse && t->adapter->config.routing == TALPA_ROUTING_TOPK && tp_trainer_few_active(t->adapter, t->adapter->config.top_k));
     TP_TRY(tp_program_set_create(&t->set, &t->engine, t->train.graph, &plan_options, dense, sparse));
     TP_TRY(tp_executor_write(t->set.executor, t->train.params, t->bank, (size_t)t->adapter->bank_elements * sizeof *t->bank));
     TP_TRY(tp_executor_write(t->set.executor, t->train.tensors, t->train.tensor_rows, t->train.tensor_bytes));
     if (t->eval_data)
-        TP_TRY((routed ? tp_evaluator_create_routed : tp_evaluator_create)(&t->evaluator, &t->engine, t->model, t->adapter, tp_train_options_max_tokens(o),
-                                                                           &plan_options, t->sparse));
+        TP_TRY((routed ? tp_evaluator_create_routed : tp_evaluator_create)(&t->evaluator, &t->engine, t->model, t->adapter,
+                                                                           tp_train_options_max_tokens(o), &plan_options, t->sparse));
     TP_TRY(tp_trainer_resume(t));
     const struct talpa_device_caps *caps = tp_device_caps(t->engine.device);
-    tp_trainer_note(t, "device %zu: %s (%s), %lld trainable parameters in %d modules, %d launches per micro-batch", device, caps->name, caps->platform,
-         (long long)t->adapter->n_trainable, t->adapter->n_modules, t->set.plans[t->sparse]->phase[TP_PHASE_BATCH].n);
+    tp_trainer_note(t, "device %zu: %s (%s), %lld trainable parameters in %d modules, %d launches per micro-batch", device, caps->name,
+                    caps->platform, (long long)t->adapter->n_trainable, t->adapter->n_modules,
+                    t->set.plans[t->sparse]->phase[TP_PHASE_BATCH].n);
     return TALPA_OK;
 }
 
@@ -121,8 +123,8 @@ static enum talpa_status measure(struct tp_trainer *t, const char *when, struct 
     if (!t->eval_data) return TALPA_OK;
     TP_TRY(tp_evaluator_losses(losses, &t->evaluator, t->eval_data, t->options->batch_size));
     *result = tp_losses_summary(losses);
-    tp_trainer_note(t, "held-out loss %s: %.4f +- %.4f nat per token (%lld tokens, %lld examples)", when, result->loss, result->standard_error,
-         (long long)result->n_tokens, (long long)result->n_examples);
+    tp_trainer_note(t, "held-out loss %s: %.4f +- %.4f nat per token (%lld tokens, %lld examples)", when, result->loss,
+                    result->standard_error, (long long)result->n_tokens, (long long)result->n_examples);
     return TALPA_OK;
 }
 
@@ -187,7 +189,8 @@ static enum talpa_status run(struct tp_trainer *t, size_t device, struct talpa_t
     result->best_loss = t->best.loss;
     result->stopped_early = result->n_steps < t->feed.total_steps && stops_early(t);
     if (stopped && result->n_steps < t->feed.total_steps && !result->stopped_early)
-        return tp_fail(TALPA_E_INTERRUPTED, "stopped after step %d of %d; the adapter is saved in %s", result->n_steps, t->feed.total_steps, o->output_dir);
+        return tp_fail(TALPA_E_INTERRUPTED, "stopped after step %d of %d; the adapter is saved in %s", result->n_steps, t->feed.total_steps,
+                       o->output_dir);
     if (result->stopped_early) tp_trainer_note(t, "stopped early: no new best in %d measurements", t->best.n_worse);
     if (o->load_best_at_end) TP_TRY(tp_trainer_load_best(t, &result->best_loaded));
     if (result->best_loaded) TP_TRY(tp_trainer_parameters(t, &result->digest));
@@ -202,8 +205,8 @@ static enum talpa_status run(struct tp_trainer *t, size_t device, struct talpa_t
     return tp_run_folder_results(&t->folder, result);
 }
 
-enum talpa_status talpa_train(struct talpa_train_result *result, struct talpa_model *model, size_t device, const struct talpa_train_options *options,
-                              const struct talpa_train_callbacks *callbacks)
+enum talpa_status talpa_train(struct talpa_train_result *result, struct talpa_model *model, size_t device,
+                              const struct talpa_train_options *options, const struct talpa_train_callbacks *callbacks)
 {
     if (!options->data) return tp_fail(TALPA_E_ARGUMENT, "--data is missing: a JSONL file of training rows");
     if (!options->output_dir) return tp_fail(TALPA_E_ARGUMENT, "--output-dir is missing: the folder for adapter and log");

@@ -61,9 +61,9 @@ enum talpa_status tp_trainer_put_micro(struct tp_trainer *trainer, double rate, 
 
 enum { TP_ALL_MICRO = -1 };
 
-/** After `what` ("loss") came out not finite: runs micro-batch `micro` again (TP_ALL_MICRO: all of the step, then the update) node by node and
- *  returns TALPA_E_CHECK with a message that names step, micro-batch, layer, op and element. The parameters must be those of the run that
- *  showed it; an update with a norm that is not finite leaves them alone. The states are of no use afterwards. */
+/** After `what` ("loss") came out not finite: runs micro-batch `micro` again (TP_ALL_MICRO: all of the step, then the update) node by node
+ *  and returns TALPA_E_CHECK with a message that names step, micro-batch, layer, op and element. The parameters must be those of the run
+ *  that showed it; an update with a norm that is not finite leaves them alone. The states are of no use afterwards. */
 enum talpa_status tp_trainer_explain(struct tp_trainer *trainer, double rate, const struct tp_feed_step *fed, int micro, const char *what);
 
 /** TALPA_E_CHECK naming the first trainable element of the bank (host copy) that is not finite. */

@@ -39,7 +39,9 @@ static bool same_folder(const char *a, const char *b)
 static enum talpa_status find_source(struct tp_trainer *t, const char *checkpoint)
 {
     const char *slash = strrchr(checkpoint, '/');
-    const char *folder = !slash ? "." : slash == checkpoint ? "/" : tp_arena_strndup(&t->folder.arena, checkpoint, (size_t)(slash - checkpoint));
+    const char *folder = !slash                ? "."
+                         : slash == checkpoint ? "/"
+                                               : tp_arena_strndup(&t->folder.arena, checkpoint, (size_t)(slash - checkpoint));
     if (!folder) return TALPA_E_DEVICE;
     t->source = same_folder(folder, t->options->output_dir) ? NULL : folder;
     return TALPA_OK;
@@ -53,11 +55,13 @@ static enum talpa_status restore(struct tp_trainer *t, struct tp_checkpoint *c)
     if (c->cursor >= c->total_examples && c->total_examples < t->feed.total_examples && c->cursor != (uint64_t)c->step * per_step &&
         !t->options->allow_schedule_change)
         return tp_fail(TALPA_E_DATA,
-                       "data_cursor: found %llu after %d steps, expected a whole number of batches of %llu: the run ended with a part of a batch, so a longer one "
+                       "data_cursor: found %llu after %d steps, expected a whole number of batches of %llu: the run ended with a part of a "
+                       "batch, so a longer one "
                        "has other batches; --allow-schedule-change accepts that",
                        (unsigned long long)c->cursor, c->step, (unsigned long long)per_step);
     TP_TRY(tp_feed_seek(&t->feed, c->cursor));
-    if (t->set.plan_of[c->sparse] < 0) return tp_fail(TALPA_E_DATA, "dispatch: found %s, expected a plan of this run", c->sparse ? "sparse" : "dense");
+    if (t->set.plan_of[c->sparse] < 0)
+        return tp_fail(TALPA_E_DATA, "dispatch: found %s, expected a plan of this run", c->sparse ? "sparse" : "dense");
     TP_TRY(tp_executor_write(executor, t->train.params, c->params, bank_bytes(t)));
     TP_TRY(tp_executor_write(executor, t->train.m, c->m, bank_bytes(t)));
     TP_TRY(tp_executor_write(executor, t->train.v, c->v, bank_bytes(t)));
@@ -72,7 +76,8 @@ static enum talpa_status restore(struct tp_trainer *t, struct tp_checkpoint *c)
     t->before = c->before;
     c->before = (struct tp_losses){0};
     for (int i = 0; i < t->history.n; i++)
-        if (t->history.row[i].step >= 1 && t->history.row[i].step <= c->step) t->rates[t->history.row[i].step - 1] = t->history.row[i].throughput;
+        if (t->history.row[i].step >= 1 && t->history.row[i].step <= c->step)
+            t->rates[t->history.row[i].step - 1] = t->history.row[i].throughput;
     return TALPA_OK;
 }
 
@@ -90,7 +95,8 @@ enum talpa_status tp_trainer_find(struct tp_trainer *t)
     t->checkpoint_path = tp_arena_strdup(&t->folder.arena, path);
     free(path);
     if (!t->checkpoint_path) return TALPA_E_DEVICE;
-    const struct tp_checkpoint_run run = {.options = o, .config = &t->config, .adapter = t->adapter, .model = t->model, .total_steps = t->feed.total_steps};
+    const struct tp_checkpoint_run run = {
+        .options = o, .config = &t->config, .adapter = t->adapter, .model = t->model, .total_steps = t->feed.total_steps};
     return tp_checkpoint_open(&t->checkpoint, &t->history, t->checkpoint_path, &run);
 }
 
@@ -114,7 +120,9 @@ enum talpa_status tp_trainer_begin(struct tp_trainer *t)
 {
     const char *moved;
     TP_TRY(tp_run_folder_begin(&moved, &t->folder, t->first_step, t->source));
-    if (moved) tp_trainer_note(t, "%s held later checkpoints of an earlier run: moved to %s/%s", t->options->output_dir, t->options->output_dir, moved);
+    if (moved)
+        tp_trainer_note(t, "%s held later checkpoints of an earlier run: moved to %s/%s", t->options->output_dir, t->options->output_dir,
+                        moved);
     const char *config = tp_run_folder_file(&t->folder, "train_config.json");
     if (!config) return TALPA_E_DEVICE;
     return t->options->config_json ? tp_atomic_file_save(config, t->options->config_json, strlen(t->options->config_json)) : TALPA_OK;
@@ -125,8 +133,15 @@ enum talpa_status tp_trainer_save(struct tp_trainer *t, int step)
     const struct talpa_train_options *o = t->options;
     const size_t n = (size_t)t->adapter->bank_elements;
     char hex[2][TP_HASH_HEX_BYTES];
-    struct tp_checkpoint c = {.step = step, .cursor = t->feed.cursor, .total_examples = t->feed.total_examples, .total_tokens = t->total_tokens,
-                              .elapsed_s = t->training_s, .sparse = t->sparse, .best = t->best, .params = t->bank, .before = t->before};
+    struct tp_checkpoint c = {.step = step,
+                              .cursor = t->feed.cursor,
+                              .total_examples = t->feed.total_examples,
+                              .total_tokens = t->total_tokens,
+                              .elapsed_s = t->training_s,
+                              .sparse = t->sparse,
+                              .best = t->best,
+                              .params = t->bank,
+                              .before = t->before};
     const struct tp_checkpoint_run checkpoint_of = checkpoint_run(t);
     const char *chart = tp_run_folder_file(&t->folder, "training_loss.svg");
     if (!chart) return TALPA_E_DEVICE;
@@ -138,7 +153,8 @@ enum talpa_status tp_trainer_save(struct tp_trainer *t, int step)
         status = tp_executor_read(t->set.executor, t->train.m, c.m, bank_bytes(t));
     }
     if (status == TALPA_OK) status = tp_executor_read(t->set.executor, t->train.v, c.v, bank_bytes(t));
-    if (status == TALPA_OK) status = tp_executor_read(t->set.executor, t->train.counts, c.counts, (size_t)t->adapter->n_tensors * sizeof *c.counts);
+    if (status == TALPA_OK)
+        status = tp_executor_read(t->set.executor, t->train.counts, c.counts, (size_t)t->adapter->n_tensors * sizeof *c.counts);
     if (status == TALPA_OK) status = tp_trainer_parameters(t, &c.digest);
     if (status == TALPA_OK) status = tp_checkpoint_digest(&c.digest, &c.digest_state, &c, t->adapter);
     if (status == TALPA_OK) status = tp_run_folder_sync(&t->folder);
@@ -185,7 +201,8 @@ enum talpa_status tp_trainer_evaluate(struct tp_trainer *t, struct talpa_train_r
     row->eval_error = measured.standard_error;
     /* Both as numbers of this kind: a difference of exactly the threshold is none. */
     const bool is_best = !t->best.step || measured.loss < t->best.loss - o->early_stopping_threshold;
-    tp_trainer_note(t, "held-out loss after step %d: %.4f +- %.4f%s", row->current_steps, measured.loss, measured.standard_error, is_best ? ", the best" : "");
+    tp_trainer_note(t, "held-out loss after step %d: %.4f +- %.4f%s", row->current_steps, measured.loss, measured.standard_error,
+                    is_best ? ", the best" : "");
     t->best.n_worse = is_best ? 0 : t->best.n_worse + 1;
     if (!is_best) return TALPA_OK;
     t->best.step = row->current_steps;
@@ -216,8 +233,8 @@ enum talpa_status tp_trainer_load_best(struct tp_trainer *t, bool *loaded)
     TP_TRY(status);
     if (!same) {
         char hex[2][TP_HASH_HEX_BYTES];
-        return tp_fail(TALPA_E_DATA, "%s: digest: found %s, expected %s of step %d: the folder was changed", folder, tp_hash_hex(hex[0], digest),
-                       tp_hash_hex(hex[1], t->best.digest), t->best.step);
+        return tp_fail(TALPA_E_DATA, "%s: digest: found %s, expected %s of step %d: the folder was changed", folder,
+                       tp_hash_hex(hex[0], digest), tp_hash_hex(hex[1], t->best.digest), t->best.step);
     }
     TP_TRY(tp_adapter_save(t->adapter, t->bank, t->options->output_dir, t->model));
     tp_trainer_note(t, "the adapter is that of step %d, the best", t->best.step);

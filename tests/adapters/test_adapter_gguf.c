@@ -11,7 +11,8 @@ static void expect_same(const float *a, const float *b, const struct tp_adapter 
     assert_memory_equal(a, b, (size_t)adapter->bank_elements * sizeof *a);
 }
 
-static enum talpa_status export_to(const char *path, enum talpa_export_format format, enum talpa_dtype dtype, struct talpa_export_result *result)
+static enum talpa_status export_to(const char *path, enum talpa_export_format format, enum talpa_dtype dtype,
+                                   struct talpa_export_result *result)
 {
     const struct talpa_export_options o = {.lora = folder, .format = format, .output = path, .dtype = dtype};
     return talpa_adapter_export(result, model, &o);

@@ -53,7 +53,8 @@ static double expected(const struct tp_model_weight *weight, int64_t row, int64_
         stored = row - row % width + (row % width < width / 2 ? 2 * (row % width) : 2 * (row % width - width / 2) + 1);
     }
     float *values = malloc((size_t)columns * sizeof *values);
-    tp_dtype_to_f32(values, (const char *)weight->data + (size_t)stored * tp_dtype_bytes(weight->type.dtype, columns), weight->type.dtype, columns);
+    tp_dtype_to_f32(values, (const char *)weight->data + (size_t)stored * tp_dtype_bytes(weight->type.dtype, columns), weight->type.dtype,
+                    columns);
     double sum = (double)values[column];
     free(values);
     char name[160];
@@ -86,8 +87,8 @@ static void compare(const struct talpa_model *merged, double bound)
                 const int64_t width = rows / after->interleaved_heads, within = row % width;
                 stored = row - within + (within < width / 2 ? 2 * within : 2 * (within - width / 2) + 1);
             }
-            tp_dtype_to_f32(values, (const char *)after->data + (size_t)stored * tp_dtype_bytes(after->type.dtype, columns), after->type.dtype,
-                            columns);
+            tp_dtype_to_f32(values, (const char *)after->data + (size_t)stored * tp_dtype_bytes(after->type.dtype, columns),
+                            after->type.dtype, columns);
             for (int64_t c = 0; c < columns; c += 5) {
                 const double e = expected(before, row, c);
                 worst = fmax(worst, fabs(e - (double)values[c]));
@@ -102,7 +103,8 @@ static void compare(const struct talpa_model *merged, double bound)
 static void test_types(void **state)
 {
     (void)state;
-    /* per source type and requested type: a matrix, an adapted matrix, the embedding, general.file_type, error relative to the largest weight */
+    /* per source type and requested type: a matrix, an adapted matrix, the embedding, general.file_type, error relative to the largest
+     * weight */
     static const struct {
         enum talpa_dtype source;
         enum talpa_merge_type type;
@@ -200,7 +202,8 @@ static void test_folder(void **state)
     assert_int_equal(tp_json_length(tp_json_get(tp_json_root(json), "added_tokens")), 3);
     tp_json_free(json);
     free(text);
-    static const char *const written[] = {"merged/model.safetensors", "merged/config.json", "merged/tokenizer.json", "merged/tokenizer_config.json"};
+    static const char *const written[] = {"merged/model.safetensors", "merged/config.json", "merged/tokenizer.json",
+                                          "merged/tokenizer_config.json"};
     for (int i = 0; i < 4; i++) assert_int_equal(unlink(path_of(written[i])), 0);
     assert_int_equal(rmdir(to), 0); /* and nothing else */
     close_base();
@@ -218,7 +221,8 @@ static void test_interrupted(void **state)
     const int before = n_files();
     for (int i = 0; i < 2; i++) {
         int n = 0;
-        const struct talpa_merge_options o = {.lora = lora, .output = i ? to : output, .no_probe = true, .keep_going = stop_later, .user = &n};
+        const struct talpa_merge_options o = {
+            .lora = lora, .output = i ? to : output, .no_probe = true, .keep_going = stop_later, .user = &n};
         assert_int_equal(talpa_merge(&result, base, 0, &o), TALPA_E_INTERRUPTED);
         assert_int_equal(n, 3);
         assert_int_equal(n_files(), before);

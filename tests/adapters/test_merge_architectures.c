@@ -1,4 +1,5 @@
-/* Every architecture as a folder and as a GGUF file: merged models compute what base and adapter do, and a GGUF LoRA means the same on both. */
+/* Every architecture as a folder and as a GGUF file: merged models compute what base and adapter do, and a GGUF LoRA means the same on
+ * both. */
 #include "adapter_test.h"
 #include "golden.h"
 
@@ -109,7 +110,8 @@ static void test_row_order(void **state)
             if (!is_gguf) adapter = make_lora(&bank, base[0]);
             snprintf(path[is_gguf], sizeof path[0], "%s/%d.gguf", folder, is_gguf);
             struct talpa_export_result result;
-            const struct talpa_export_options o = {.lora = lora, .format = TALPA_EXPORT_GGUF, .output = path[is_gguf], .allow_other_base = true};
+            const struct talpa_export_options o = {
+                .lora = lora, .format = TALPA_EXPORT_GGUF, .output = path[is_gguf], .allow_other_base = true};
             golden_ok(talpa_adapter_export(&result, base[is_gguf], &o));
         }
         for (int k = 0; k < 4; k++) { /* made on either, read on either */

@@ -126,7 +126,8 @@ static void test_scores(void **state)
         snprintf(expected, sizeof expected, "%s/expected.json", names[k]);
         golden_ok(tp_json_parse_file(&json, data_path(expected)));
         int row = 0;
-        for (const struct tp_json_value *list = tp_json_first(tp_json_get(tp_json_root(json), "logprobs")); list; list = tp_json_next(list), row++) {
+        for (const struct tp_json_value *list = tp_json_first(tp_json_get(tp_json_root(json), "logprobs")); list;
+             list = tp_json_next(list), row++) {
             size_t i = 0;
             assert_int_equal(tp_json_length(list), scores.n[row]);
             for (const struct tp_json_value *item = tp_json_first(list); item; item = tp_json_next(item), i++) {

@@ -1,7 +1,9 @@
 /* --gradient-checkpointing: the same bits from less memory. */
 #include "cli/cli_test.h"
 
-#define TRAIN "train -m random:tiny --data @train.jsonl -c 32 -b 2 --gradient-accumulation-steps 2 --max-steps 3 --learning-rate 0.01 --lora-dropout 0.1 -o json "
+#define TRAIN                                                                                                                              \
+    "train -m random:tiny --data @train.jsonl -c 32 -b 2 --gradient-accumulation-steps 2 --max-steps 3 --learning-rate 0.01 "              \
+    "--lora-dropout 0.1 -o json "
 
 static void train(char digest[20], const char *flags, const char *name)
 {

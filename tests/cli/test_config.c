@@ -14,8 +14,9 @@ static double dumped(const char *line, const char *key)
 static void test_precedence(void **state)
 {
     (void)state;
-    write_text("c.json", "// a comment\n{\n  \"learning_rate\": 0.25, /* and\n another */ \"batch_size\": 7,\n \"lora_modules\": \"q,\\u0076\", "
-                         "\"packing\": true, \"seed\": 18446744073709551615, \"model\": null, \"lr_scheduler\": \"cosine\",\n}\n");
+    write_text("c.json",
+               "// a comment\n{\n  \"learning_rate\": 0.25, /* and\n another */ \"batch_size\": 7,\n \"lora_modules\": \"q,\\u0076\", "
+               "\"packing\": true, \"seed\": 18446744073709551615, \"model\": null, \"lr_scheduler\": \"cosine\",\n}\n");
     assert_true(dumped("train --dump-config", "learning_rate") == 1e-4);
     assert_true(dumped("train --config @c.json --dump-config", "learning_rate") == 0.25);
     assert_true(dumped("train --config @c.json --dump-config", "batch_size") == 7);
@@ -84,7 +85,8 @@ static void test_saved(void **state)
     (void)state;
     need_device();
     char first[20] = "", second[20] = "";
-    expect("train -m random:tiny --data @train.jsonl -b 2 -c 32 --max-steps 2 --seed 5 --learning-rate 0.003 --output-dir @run -o json -q", 0, NULL);
+    expect("train -m random:tiny --data @train.jsonl -b 2 -c 32 --max-steps 2 --seed 5 --learning-rate 0.003 --output-dir @run -o json -q",
+           0, NULL);
     struct tp_json *json = parse(out);
     const char *digest = NULL;
     assert_int_equal(tp_json_get_string(&digest, tp_json_root(json), "digest"), TALPA_OK);

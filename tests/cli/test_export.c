@@ -35,7 +35,8 @@ static void train(const char *lora, const char *routing)
 {
     char line[512];
     snprintf(line, sizeof line,
-             "train -m @tiny.gguf --data @train.jsonl --output-dir @%s --routing-strategy %s --lora-dropout 0 --max-steps 3 --learning-rate 0.02 -q",
+             "train -m @tiny.gguf --data @train.jsonl --output-dir @%s --routing-strategy %s --lora-dropout 0 --max-steps 3 "
+             "--learning-rate 0.02 -q",
              lora, routing);
     expect(line, 0, NULL);
 }
@@ -65,7 +66,8 @@ static void test_round_trip(void **state)
     expect("export -m @tiny.gguf --lora @lora.gguf --format peft --output-dir @back --base-name owner/tiny", 0, NULL);
     expect("score -m @tiny.gguf --data @train.jsonl --lora @back -q", 0, NULL);
     assert_string_equal(out, folder_scores);
-    expect("train -m @tiny.gguf --data @train.jsonl --output-dir @more --init-lora @lora.gguf --routing-strategy lora --lora-rank 4 --max-steps 1 -q",
+    expect("train -m @tiny.gguf --data @train.jsonl --output-dir @more --init-lora @lora.gguf --routing-strategy lora --lora-rank 4 "
+           "--max-steps 1 -q",
            0, NULL);
 
     /* another base is refused unless allowed */

@@ -104,7 +104,8 @@ static void test_stop(void **state)
         if (ids[i] == ids[at]) at = i;
     tp_json_free(json);
     char line[256];
-    snprintf(line, sizeof line, "generate -m random:tiny -p mole -n 60 --temp 2 --top-k 0 --top-p 1 --min-p 0 -o json --ignore-eos --stop nosuch --stop %c",
+    snprintf(line, sizeof line,
+             "generate -m random:tiny -p mole -n 60 --temp 2 --top-k 0 --top-p 1 --min-p 0 -o json --ignore-eos --stop nosuch --stop %c",
              (int)(ids[at] - 3));
     expect(line, 0, NULL);
     json = parse(out);
@@ -118,7 +119,8 @@ static void test_many(void **state)
     (void)state;
     need_device();
     write_text("prompts.jsonl", "{\"id\": \"a\", \"prompt\": \"one mole\"}\n\n{\"text\": \"two\", \"id\": 7}\n"
-                                "{\"messages\": [{\"role\": \"user\", \"content\": \"three?\"}]}\n{\"instruction\": \"four\", \"input\": \"x\"}\r\n{\"prompt\": \"five\"}\n");
+                                "{\"messages\": [{\"role\": \"user\", \"content\": \"three?\"}]}\n{\"instruction\": \"four\", \"input\": "
+                                "\"x\"}\r\n{\"prompt\": \"five\"}\n");
     static char first[TEXT_MAX];
     expect("generate -m random:tiny --jsonl -f @prompts.jsonl -n 12 --temp 1 --logprobs -b 1", 0, NULL);
     snprintf(first, sizeof first, "%s", out);

@@ -29,7 +29,8 @@ static void test_steps(void **state)
         snprintf(line, sizeof line, "train -m random:tiny --data @train.jsonl --num-train-epochs 3 -o json %s --dry-run", cases[i].flags);
         expect(line, 0, NULL);
         assert_int_equal(number(out, "n_steps"), cases[i].n_steps);
-        snprintf(line, sizeof line, "train -m random:tiny --data @train.jsonl --num-train-epochs 3 -o json %s --output-dir @run%zu", cases[i].flags, i);
+        snprintf(line, sizeof line, "train -m random:tiny --data @train.jsonl --num-train-epochs 3 -o json %s --output-dir @run%zu",
+                 cases[i].flags, i);
         expect(line, 0, NULL);
         snprintf(name, sizeof name, "run%zu/trainer_log.jsonl", i);
         assert_true(read_text(log, sizeof log, name) > 0);

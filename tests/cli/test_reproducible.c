@@ -41,7 +41,8 @@ static void test_threads(void **state)
 {
     (void)state;
     need_device();
-    static const char *const variants[] = {"--expert-dispatch dense", "--expert-dispatch sparse", "--routing-strategy topk", "--routing-strategy lora"};
+    static const char *const variants[] = {"--expert-dispatch dense", "--expert-dispatch sparse", "--routing-strategy topk",
+                                           "--routing-strategy lora"};
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         char line[512], many[20], one[20];
         snprintf(line, sizeof line, TRAIN "-b 4 --max-steps 4 %s --output-dir @many%zu", variants[i], i);
@@ -75,7 +76,8 @@ static void test_micro_batches(void **state)
     enum { STEPS = 6 };
     double big[STEPS], small[STEPS];
     expect(TRAIN "-b 4 --max-steps 6 --router-aux-loss-coef 0 --lora-dropout 0 --output-dir @big", 0, NULL);
-    expect(TRAIN "-b 1 --gradient-accumulation-steps 4 --max-steps 6 --router-aux-loss-coef 0 --lora-dropout 0 --output-dir @small", 0, NULL);
+    expect(TRAIN "-b 1 --gradient-accumulation-steps 4 --max-steps 6 --router-aux-loss-coef 0 --lora-dropout 0 --output-dir @small", 0,
+           NULL);
     assert_int_equal(losses(big, STEPS, "big/trainer_log.jsonl"), STEPS);
     assert_int_equal(losses(small, STEPS, "small/trainer_log.jsonl"), STEPS);
     for (int s = 0; s < STEPS; s++)
@@ -83,7 +85,8 @@ static void test_micro_batches(void **state)
     assert_true(big[STEPS - 1] < big[0]);
 }
 
-/* A mask per expert runs the experts one by one; with a rate that drops nothing the sums are those of the shared path, with a real one not. */
+/* A mask per expert runs the experts one by one; with a rate that drops nothing the sums are those of the shared path, with a real one not.
+ */
 static void test_independent_masks(void **state)
 {
     (void)state;
@@ -101,12 +104,14 @@ static void test_independent_masks(void **state)
                     {"--lora-dropout 0.3", shared},
                     {"--lora-dropout 0.3 --expert-dropout-mask independent", independent}};
         for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
-            snprintf(line, sizeof line, TRAIN "-b 4 --max-steps 4 --routing-strategy %s %s --output-dir @masks", routings[i], runs[r].flags);
+            snprintf(line, sizeof line, TRAIN "-b 4 --max-steps 4 --routing-strategy %s %s --output-dir @masks", routings[i],
+                     runs[r].flags);
             expect(line, 0, NULL);
             assert_int_equal(losses(runs[r].loss, STEPS, "masks/trainer_log.jsonl"), STEPS);
         }
         for (int s = 0; s < STEPS; s++)
-            if (!(fabs(none[s] - tiny[s]) < 1e-5)) fail_msg("%s, step %d: loss %.9g, one by one %.9g", routings[i], s + 1, none[s], tiny[s]);
+            if (!(fabs(none[s] - tiny[s]) < 1e-5))
+                fail_msg("%s, step %d: loss %.9g, one by one %.9g", routings[i], s + 1, none[s], tiny[s]);
         assert_true(fabs(shared[STEPS - 1] - independent[STEPS - 1]) > 1e-6);
         assert_true(fabs(none[STEPS - 1] - shared[STEPS - 1]) > 1e-6);
     }
@@ -137,7 +142,7 @@ static void test_one_graph(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads), cmocka_unit_test(test_micro_batches), cmocka_unit_test(test_independent_masks),
-                                       cmocka_unit_test(test_one_graph)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads), cmocka_unit_test(test_micro_batches),
+                                       cmocka_unit_test(test_independent_masks), cmocka_unit_test(test_one_graph)};
     return cmocka_run_group_tests_name("reproducible", tests, set_up, tear_down);
 }

@@ -72,16 +72,18 @@ static void test_same_bits(void **state)
     (void)state;
     need_device();
     enum { STEPS = 7 };
-    static const char *const variants[] = {"--eval-data @train.jsonl --eval-steps 2", "--routing-strategy lora --weight-decay 0.1",
-                                           "--routing-strategy topk --gradient-accumulation-steps 3 --warmup-steps 4 --seed 18446744073709551615",
-                                           "--expert-dispatch sparse --packing"};
+    static const char *const variants[] = {
+        "--eval-data @train.jsonl --eval-steps 2", "--routing-strategy lora --weight-decay 0.1",
+        "--routing-strategy topk --gradient-accumulation-steps 3 --warmup-steps 4 --seed 18446744073709551615",
+        "--expert-dispatch sparse --packing"};
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         double straight[STEPS], resumed[STEPS];
         char name[64];
         const struct digests once = digests_of("%s --max-steps 7 --output-dir @straight%zu", variants[i], i);
         digests_of("%s --max-steps 2 --output-dir @parts%zu", variants[i], i);
         if (i == 0) digests_of("%s --max-steps 5 --output-dir @parts%zu --resume-from auto", variants[i], i);
-        const struct digests parts = digests_of("%s --max-steps 7 --output-dir @parts%zu --resume-from @parts%zu/checkpoint-%d", variants[i], i, i, i ? 2 : 5);
+        const struct digests parts =
+            digests_of("%s --max-steps 7 --output-dir @parts%zu --resume-from @parts%zu/checkpoint-%d", variants[i], i, i, i ? 2 : 5);
         expect_same(variants[i], once, parts);
         snprintf(name, sizeof name, "straight%zu/trainer_log.jsonl", i);
         assert_int_equal(read_log(straight, STEPS, name), STEPS);
@@ -114,7 +116,8 @@ static void test_schedule(void **state)
     (void)state;
     need_device();
     const struct digests once = digests_of("--max-steps 6 --lr-scheduler cosine --warmup-ratio 0.3 --save-steps 3 --output-dir @cosine");
-    const struct digests resumed = digests_of("--max-steps 6 --lr-scheduler cosine --warmup-ratio 0.3 --output-dir @cosine2 --resume-from @cosine/checkpoint-3");
+    const struct digests resumed =
+        digests_of("--max-steps 6 --lr-scheduler cosine --warmup-ratio 0.3 --output-dir @cosine2 --resume-from @cosine/checkpoint-3");
     expect_same("cosine", once, resumed);
     struct tp_json *json = parse_file("cosine2/checkpoint-6/checkpoint.json");
     const char *warmup = NULL;
@@ -122,8 +125,10 @@ static void test_schedule(void **state)
     assert_string_equal(warmup, "2"); /* 0.3 of 6, rounded up */
     tp_json_free(json);
     expect(TRAIN "--max-steps 7 --lr-scheduler cosine --warmup-ratio 0.3 --output-dir @cosine --resume-from auto", 65, "warmup_steps");
-    expect(TRAIN "--max-steps 7 --lr-scheduler cosine --warmup-steps 2 --output-dir @cosine --resume-from auto", 65, "total_steps: found 6, expected 7");
-    expect(TRAIN "--max-steps 7 --lr-scheduler cosine --warmup-steps 2 --output-dir @cosine --resume-from auto --allow-schedule-change", 0, NULL);
+    expect(TRAIN "--max-steps 7 --lr-scheduler cosine --warmup-steps 2 --output-dir @cosine --resume-from auto", 65,
+           "total_steps: found 6, expected 7");
+    expect(TRAIN "--max-steps 7 --lr-scheduler cosine --warmup-steps 2 --output-dir @cosine --resume-from auto --allow-schedule-change", 0,
+           NULL);
     /* Four rows by two and a half epochs end with half a batch: 5 steps of 4, of which a longer run would have filled the last. */
     const struct digests epochs = digests_of("-b 4 --num-train-epochs 2.5 --output-dir @epochs");
     expect(TRAIN "-b 4 --num-train-epochs 4 --output-dir @epochs --resume-from auto", 65, "data_cursor");
@@ -167,7 +172,8 @@ static void test_mismatch(void **state)
     expect(TRAIN "--max-steps 2 --output-dir @x --load-best-model-at-end", 2, "--eval-steps");
     expect(TRAIN "--max-steps 2 --output-dir @x --eval-steps 2", 2, "--eval-data");
     /* None yet: a fresh run. */
-    expect("train -m random:tiny --data @train.jsonl -b 2 -c 32 --max-steps 1 --output-dir @none --resume-from auto", 0, "no checkpoint yet");
+    expect("train -m random:tiny --data @train.jsonl -b 2 -c 32 --max-steps 1 --output-dir @none --resume-from auto", 0,
+           "no checkpoint yet");
 }
 
 /* Changes one byte in the middle (at = -1), or cuts the file there. */
@@ -190,19 +196,21 @@ static void test_damage(void **state)
 {
     (void)state;
     need_device();
-    static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors", "talpa_adapter.json", "optimizer.safetensors",
-                                        "trainer_state.json"};
+    static const char *const files[] = {"checkpoint.json",    "adapter_config.json",   "adapter_model.safetensors",
+                                        "talpa_adapter.json", "optimizer.safetensors", "trainer_state.json"};
     digests_of("--max-steps 2 --output-dir @damage");
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         for (int cut = 0; cut < 3; cut++) {
             char name[128], command[900];
-            snprintf(command, sizeof command, "rm -rf '%s' && cp -r '%s' '%s'", path("harmed"), path("damage/checkpoint-2"), path("harmed"));
+            snprintf(command, sizeof command, "rm -rf '%s' && cp -r '%s' '%s'", path("harmed"), path("damage/checkpoint-2"),
+                     path("harmed"));
             assert_int_equal(system(command), 0);
             snprintf(name, sizeof name, "harmed/%s", files[i]);
             if (cut == 2) assert_int_equal(unlink(path(name)), 0);
             else damage(name, cut == 1);
             /* Without checkpoint.json the folder is no checkpoint at all. */
-            expect(TRAIN "--max-steps 3 --output-dir @after --resume-from @harmed", cut == 2 && i == 0 ? 66 : 65, cut == 2 && i == 0 ? "harmed" : files[i]);
+            expect(TRAIN "--max-steps 3 --output-dir @after --resume-from @harmed", cut == 2 && i == 0 ? 66 : 65,
+                   cut == 2 && i == 0 ? "harmed" : files[i]);
         }
     /* Nothing of this touched the folder that it was to go on in. */
     assert_int_equal(access(path("after/adapter_model.safetensors"), F_OK), -1);
@@ -264,10 +272,14 @@ static void test_best(void **state)
     need_device();
     char first[20], last[20];
     /* A rate at which the loss first falls, then rises: the best measurement is not the last. */
-    const char *const flags = "train -m random:tiny --data @train.jsonl --eval-data @heldout.jsonl -b 2 -c 32 --learning-rate 0.02 -o json -q --eval-steps 2";
+    const char *const flags =
+        "train -m random:tiny --data @train.jsonl --eval-data @heldout.jsonl -b 2 -c 32 --learning-rate 0.02 -o json -q --eval-steps 2";
     char line[700];
     write_text("heldout.jsonl", "{\"prompt\": \"one: \", \"completion\": \"dddd\"}\n{\"prompt\": \"xyz: \", \"completion\": \"abdd\"}\n");
-    snprintf(line, sizeof line, "%s --max-steps 40 --output-dir @best --early-stopping-patience 2 --save-steps 3 --save-total-limit 2 --load-best-model-at-end", flags);
+    snprintf(
+        line, sizeof line,
+        "%s --max-steps 40 --output-dir @best --early-stopping-patience 2 --save-steps 3 --save-total-limit 2 --load-best-model-at-end",
+        flags);
     expect(line, 0, NULL);
     struct tp_json *json = parse(out), *log;
     bool early = false;

@@ -24,9 +24,11 @@ static void test_routes(void **state)
 {
     (void)state;
     need_device();
-    write_text("held.jsonl", "{\"task\": \"a\", \"id\": \"x\", \"prompt\": \"one\", \"completion\": \" two\", \"answer\": \"two\", \"difficulty\": 1}\n"
-                             "{\"task\": \"a\", \"id\": \"y\", \"prompt\": \"three\", \"completion\": \" four\", \"answer\": \"four\", \"difficulty\": 2}\n"
-                             "{\"prompt\": \"five and six\", \"completion\": \" seven\", \"answer\": \"seven\"}\n");
+    write_text(
+        "held.jsonl",
+        "{\"task\": \"a\", \"id\": \"x\", \"prompt\": \"one\", \"completion\": \" two\", \"answer\": \"two\", \"difficulty\": 1}\n"
+        "{\"task\": \"a\", \"id\": \"y\", \"prompt\": \"three\", \"completion\": \" four\", \"answer\": \"four\", \"difficulty\": 2}\n"
+        "{\"prompt\": \"five and six\", \"completion\": \" seven\", \"answer\": \"seven\"}\n");
     expect(TRAIN "--output-dir @run --eval-data @held.jsonl --route-log @train.routes", 0, "task held.jsonl");
     const int n_modules = records("train.routes", "step") / 2;
     assert_true(n_modules > 0);
@@ -51,7 +53,8 @@ static void test_routes(void **state)
     assert_string_equal(end, text);
 
     /* Generated answers are judged, and prompt and completion are run for their routing. */
-    expect("eval -m random:tiny --lora @run --data @held.jsonl --metric exact -n 2 --route-log @eval.routes --route-map @eval.svg", 0, "difficulty 2");
+    expect("eval -m random:tiny --lora @run --data @held.jsonl --metric exact -n 2 --route-log @eval.routes --route-map @eval.svg", 0,
+           "difficulty 2");
     assert_int_equal(records("eval.routes", "row"), 3);
     assert_int_equal(records("eval.routes", "module"), 2 * n_modules);
     assert_true(access(path("eval.svg"), R_OK) == 0);

@@ -50,8 +50,10 @@ static void test_limits(void **state)
     assert_int_equal(run("import os, time\nif os.fork() == 0:\n    time.sleep(60)\n    os._exit(0)\nos._exit(1)\n"), TP_CODE_FAILED);
     assert_true(time(NULL) - start < 30);
     assert_int_equal(run("try:\n    x = bytearray(4 << 30)\nexcept MemoryError:\n    x = None\nassert x is None\n"), TP_CODE_PASSED);
-    assert_int_equal(run("import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\ntry:\n    f = open('big', 'wb')\n    f.write(bytes(1 << 22))\n"
-                         "    f.close()\n    ok = True\nexcept OSError:\n    ok = False\nassert not ok\n"), TP_CODE_PASSED);
+    assert_int_equal(
+        run("import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\ntry:\n    f = open('big', 'wb')\n    f.write(bytes(1 << 22))\n"
+            "    f.close()\n    ok = True\nexcept OSError:\n    ok = False\nassert not ok\n"),
+        TP_CODE_PASSED);
 }
 
 static void test_folder(void **state)
@@ -60,9 +62,11 @@ static void test_folder(void **state)
     char source[512];
     /* Its own folder with nothing but the program, no environment, no other descriptor. */
     assert_int_equal(run("import os\nassert os.listdir('.') == ['program.py']\nassert 'HOME' not in os.environ\n"
-                         "assert sorted(int(d) for d in os.listdir('/proc/self/fd'))[:4] == [0, 1, 2, 3]\nassert len(os.listdir('/proc/self/fd')) <= 5\n"),
+                         "assert sorted(int(d) for d in os.listdir('/proc/self/fd'))[:4] == [0, 1, 2, 3]\nassert "
+                         "len(os.listdir('/proc/self/fd')) <= 5\n"),
                      TP_CODE_PASSED);
-    snprintf(source, sizeof source, "import os\nos.makedirs('a/b')\nopen('a/b/c', 'w').close()\nassert os.getcwd().startswith(os.path.realpath('%s'))\n", base);
+    snprintf(source, sizeof source,
+             "import os\nos.makedirs('a/b')\nopen('a/b/c', 'w').close()\nassert os.getcwd().startswith(os.path.realpath('%s'))\n", base);
     assert_int_equal(run(source), TP_CODE_PASSED);
     DIR *dir = opendir(base);
     assert_non_null(dir);

@@ -1,5 +1,5 @@
-/* Evaluation through the library on random:tiny: numbers against `score`'s path and against rows built by hand, independence of the batch size,
- * resuming, refusals. */
+/* Evaluation through the library on random:tiny: numbers against `score`'s path and against rows built by hand, independence of the batch
+ * size, resuming, refusals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -144,8 +144,10 @@ static void near(double found, double expected)
 
 /* ---- options ---- */
 
-static const char *const questions[] = {"Where does it dig?", "Who is there?", "Which lamp is wet?", "When?", "Is the stone in the river or under the old tree?"};
-static const char *const choices[][3] = {{"soil", "sky", "sea"}, {"a mole", "an owl", "nobody at all"}, {"one", "two", "three"}, {"now", "later", "x"}, {"river", "tree", "z"}};
+static const char *const questions[] = {"Where does it dig?", "Who is there?", "Which lamp is wet?", "When?",
+                                        "Is the stone in the river or under the old tree?"};
+static const char *const choices[][3] = {
+    {"soil", "sky", "sea"}, {"a mole", "an owl", "nobody at all"}, {"one", "two", "three"}, {"now", "later", "x"}, {"river", "tree", "z"}};
 enum { N_QUESTIONS = 5, N_CHOICES = 3 };
 
 static const char *option_rows(void)
@@ -154,7 +156,8 @@ static const char *option_rows(void)
     text[0] = '\0';
     for (int i = 0; i < N_QUESTIONS; i++)
         snprintf(text + strlen(text), sizeof text - strlen(text),
-                 "{\"task\": \"pick\", \"id\": \"q%d\", \"prompt\": \"Question: %s\\nA. %s\\nB. %s\\nC. %s\\nAnswer:\", \"completion\": \" B\", \"answer\": \"B\", "
+                 "{\"task\": \"pick\", \"id\": \"q%d\", \"prompt\": \"Question: %s\\nA. %s\\nB. %s\\nC. %s\\nAnswer:\", \"completion\": \" "
+                 "B\", \"answer\": \"B\", "
                  "\"choices\": [\"%s\", \"%s\", \"%s\"]}\n",
                  i, questions[i], choices[i][0], choices[i][1], choices[i][2], choices[i][0], choices[i][1], choices[i][2]);
     return put("options.jsonl", text);
@@ -169,8 +172,9 @@ static void check_options(const struct seen *seen, bool by_text, const char *sho
             char options[256], continuation[64];
             snprintf(options, sizeof options, "A. %s\\nB. %s\\nC. %s\\n", choices[i][0], choices[i][1], choices[i][2]);
             snprintf(continuation, sizeof continuation, by_text ? "%s" : "%.0s%c", choices[i][k], 'A' + k);
-            snprintf(text + strlen(text), sizeof text - strlen(text), "{\"prompt\": \"%sQuestion: %s\\n%sAnswer:\", \"completion\": \" %s\"}\n", shot, questions[i],
-                     by_text ? "" : options, continuation);
+            snprintf(text + strlen(text), sizeof text - strlen(text),
+                     "{\"prompt\": \"%sQuestion: %s\\n%sAnswer:\", \"completion\": \" %s\"}\n", shot, questions[i], by_text ? "" : options,
+                     continuation);
         }
     const struct sums sums = score_rows(text);
     assert_int_equal(sums.n_rows, N_QUESTIONS * N_CHOICES);
@@ -201,7 +205,8 @@ static void test_options(void **state)
 
     options.by = TALPA_OPTION_BY_LETTER;
     options.few_shot = 1;
-    options.few_shot_data = put("shots.jsonl", "{\"prompt\": \"Question: What?\\nA. it\\nB. no\\nAnswer:\", \"completion\": \" A\", \"answer\": \"A\", \"choices\": [\"it\", \"no\"]}\n");
+    options.few_shot_data = put("shots.jsonl", "{\"prompt\": \"Question: What?\\nA. it\\nB. no\\nAnswer:\", \"completion\": \" A\", "
+                                               "\"answer\": \"A\", \"choices\": [\"it\", \"no\"]}\n");
     golden_ok(evaluate(&score, &seen, &options));
     check_options(&seen, false, "Question: What?\\nA. it\\nB. no\\nAnswer: A\\n\\n");
     options.by = TALPA_OPTION_BY_TEXT;
@@ -226,7 +231,8 @@ static void test_repeated_rows(void **state)
     const struct tp_likelihood_item all = {.ids = ids, .n_ids = 5, .rows = rows, .labels = labels, .n_labels = 4, .nll = together};
     golden_ok(tp_likelihood_run(&likelihood, &all, 1, 1));
     for (int k = 0; k < 4; k++) {
-        const struct tp_likelihood_item one = {.ids = ids, .n_ids = 5, .rows = rows + k, .labels = labels + k, .n_labels = 1, .nll = alone + k};
+        const struct tp_likelihood_item one = {
+            .ids = ids, .n_ids = 5, .rows = rows + k, .labels = labels + k, .n_labels = 1, .nll = alone + k};
         golden_ok(tp_likelihood_run(&likelihood, &one, 1, 1));
     }
     assert_memory_equal(together, alone, sizeof alone);
@@ -242,9 +248,10 @@ static void test_repeated_rows(void **state)
 static void test_nll(void **state)
 {
     (void)state;
-    static const char *const rows = "{\"prompt\": \"Who digs?\", \"completion\": \" The mole.\"}\n{\"text\": \"Soft black fur.\"}\n"
-                                    "{\"prompt\": \"Where to?\", \"completion\": \" Down, and down again.\"}\n"
-                                    "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"moles\"}]}\n";
+    static const char *const rows =
+        "{\"prompt\": \"Who digs?\", \"completion\": \" The mole.\"}\n{\"text\": \"Soft black fur.\"}\n"
+        "{\"prompt\": \"Where to?\", \"completion\": \" Down, and down again.\"}\n"
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"moles\"}]}\n";
     struct talpa_eval_score score;
     struct seen seen = {0};
     struct talpa_eval_options options = defaults(put("nll.jsonl", rows));
@@ -290,10 +297,12 @@ static void test_perplexity(void **state)
     for (int start = 0, end_before = 0; end_before < N; start += STRIDE, n_windows++) {
         const int end = start + CTX < N ? start + CTX : N;
         snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "{\"input_ids\": [");
-        for (int i = start; i < end; i++) snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "%s%d", i > start ? "," : "", (unsigned char)text[i] + 3);
+        for (int i = start; i < end; i++)
+            snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "%s%d", i > start ? "," : "", (unsigned char)text[i] + 3);
         snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "], \"labels\": [");
         for (int i = start; i < end; i++)
-            snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "%s%d", i > start ? "," : "", i < end_before ? -100 : (unsigned char)text[i] + 3);
+            snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "%s%d", i > start ? "," : "",
+                     i < end_before ? -100 : (unsigned char)text[i] + 3);
         snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "]}\n");
         end_before = end;
     }
@@ -500,7 +509,8 @@ static void test_refusals(void **state)
     refuse(&options, TALPA_E_NO_INPUT, "absent.jsonl");
     options.data = put("bad.jsonl", "\n \n");
     refuse(&options, TALPA_E_DATA, "found no row");
-    options.data = put("bad.jsonl", "{\"prompt\": \"p\", \"answer\": \"x\"}\n\n{\"prompt\": \"p\", \"answer\": \"B\", \"choices\": [\"a\", \"b\"]}\n");
+    options.data =
+        put("bad.jsonl", "{\"prompt\": \"p\", \"answer\": \"x\"}\n\n{\"prompt\": \"p\", \"answer\": \"B\", \"choices\": [\"a\", \"b\"]}\n");
     refuse(&options, TALPA_E_DATA, "bad.jsonl:3: the row's fields say option_letter, those of the first row exact");
     options.metric = TALPA_METRIC_F1_EM;
     options.data = put("bad.jsonl", "{\"prompt\": \"p\", \"answers\": [\"a\"]}\n{\"prompt\": \"p\"}\n");
@@ -561,12 +571,14 @@ static void test_suite(void **state)
     assert_int_equal(talpa_eval_compare(&table, in("base.json"), NULL), TALPA_E_DATA);
     talpa_eval_table_free(&table);
 
-    static const char *const bad[][2] = {{"{\"tasks\": []}", "found no tasks"},
-                                         {"[{\"name\": \"x\", \"data\": \"d\", \"metrik\": \"exact\"}]", "tasks[0]: unknown key 'metrik', nearest 'metric'"},
-                                         {"[{\"name\": \"x\"}]", "data"},
-                                         {"[{\"name\": \"a/b\", \"data\": \"d\"}]", "name: found \"a/b\""},
-                                         {"[{\"name\": \"x\", \"data\": \"options.jsonl\"}, {\"name\": \"x\", \"data\": \"options.jsonl\"}]", "tasks[1]: name: 'x' is there twice"},
-                                         {"[{\"name\": \"x\", \"data\": \"options.jsonl\", \"metric\": \"exakt\"}]", "metric: unknown name 'exakt'"}};
+    static const char *const bad[][2] = {
+        {"{\"tasks\": []}", "found no tasks"},
+        {"[{\"name\": \"x\", \"data\": \"d\", \"metrik\": \"exact\"}]", "tasks[0]: unknown key 'metrik', nearest 'metric'"},
+        {"[{\"name\": \"x\"}]", "data"},
+        {"[{\"name\": \"a/b\", \"data\": \"d\"}]", "name: found \"a/b\""},
+        {"[{\"name\": \"x\", \"data\": \"options.jsonl\"}, {\"name\": \"x\", \"data\": \"options.jsonl\"}]",
+         "tasks[1]: name: 'x' is there twice"},
+        {"[{\"name\": \"x\", \"data\": \"options.jsonl\", \"metric\": \"exakt\"}]", "metric: unknown name 'exakt'"}};
     options.output_dir = NULL;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(talpa_eval_suite(&table, model, device, put("bad.json", bad[i][0]), &options, NULL), TALPA_E_DATA);
@@ -579,10 +591,11 @@ int main(void)
     device = golden_device();
     golden_ok(talpa_model_open(&model, "random:tiny"));
     if (!mkdtemp(folder)) return 1;
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_options),    cmocka_unit_test(test_repeated_rows), cmocka_unit_test(test_nll),    cmocka_unit_test(test_perplexity),
-        cmocka_unit_test(test_generation), cmocka_unit_test(test_deduced),       cmocka_unit_test(test_batch_size), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_suite)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_options),    cmocka_unit_test(test_repeated_rows),
+                                       cmocka_unit_test(test_nll),        cmocka_unit_test(test_perplexity),
+                                       cmocka_unit_test(test_generation), cmocka_unit_test(test_deduced),
+                                       cmocka_unit_test(test_batch_size), cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_refusals),   cmocka_unit_test(test_suite)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     char command[300];
     snprintf(command, sizeof command, "rm -r %s", folder);

@@ -10,11 +10,16 @@ static int set_up_rows(void **state)
     FILE *file = fopen(path("long.jsonl"), "w");
     if (!file) return -1;
     for (int i = 0; i < N_ROWS; i++)
-        fprintf(file, "{\"id\": \"r%d\", \"prompt\": \"Row %d of many, with a prompt of some length:\", \"completion\": \" %d and more\"}\n", i, i * 7919 % 1000, i);
+        fprintf(file,
+                "{\"id\": \"r%d\", \"prompt\": \"Row %d of many, with a prompt of some length:\", \"completion\": \" %d and more\"}\n", i,
+                i * 7919 % 1000, i);
     fclose(file);
-    write_text("options.jsonl", "{\"task\": \"pick\", \"id\": \"a\", \"prompt\": \"Q: x\\nA. yes\\nB. no\\nAnswer:\", \"answer\": \"A\", \"choices\": [\"yes\", \"no\"]}\n"
-                                "{\"task\": \"pick\", \"id\": \"b\", \"prompt\": \"Q: y\\nA. yes\\nB. no\\nAnswer:\", \"answer\": \"B\", \"choices\": [\"yes\", \"no\"]}\n");
-    write_text("suite.json", "[{\"name\": \"one\", \"data\": \"options.jsonl\"}, {\"name\": \"two\", \"data\": \"options.jsonl\", \"by\": \"text\"}]");
+    write_text("options.jsonl", "{\"task\": \"pick\", \"id\": \"a\", \"prompt\": \"Q: x\\nA. yes\\nB. no\\nAnswer:\", \"answer\": \"A\", "
+                                "\"choices\": [\"yes\", \"no\"]}\n"
+                                "{\"task\": \"pick\", \"id\": \"b\", \"prompt\": \"Q: y\\nA. yes\\nB. no\\nAnswer:\", \"answer\": \"B\", "
+                                "\"choices\": [\"yes\", \"no\"]}\n");
+    write_text("suite.json",
+               "[{\"name\": \"one\", \"data\": \"options.jsonl\"}, {\"name\": \"two\", \"data\": \"options.jsonl\", \"by\": \"text\"}]");
     write_text("text.txt", prose);
     return 0;
 }
@@ -124,7 +129,8 @@ static void test_killed(void **state)
     const pid_t pid = start(EVAL "--data @long.jsonl --output-dir @killed -o json -q -b 1", "killed.out", "killed.err");
     for (int i = 0; i < 2000 && n_lines("killed/samples.jsonl.partial") < 20; i++) pause_ms(5);
     /* While it runs, nobody else writes there. */
-    if (n_lines("killed/samples.jsonl.partial") < N_ROWS / 2) expect(EVAL "--data @long.jsonl --output-dir @killed -q", 73, "another run is writing here");
+    if (n_lines("killed/samples.jsonl.partial") < N_ROWS / 2)
+        expect(EVAL "--data @long.jsonl --output-dir @killed -q", 73, "another run is writing here");
     kill(pid, SIGKILL);
     finish(pid);
     if (access(path("killed/samples.jsonl"), F_OK) == 0) {

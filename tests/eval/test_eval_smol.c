@@ -1,5 +1,5 @@
-/* Evaluation on the real model and task data (skipped without them): options of one token each, against the log-probabilities of `score`; the same bits
- * for every batch size. */
+/* Evaluation on the real model and task data (skipped without them): options of one token each, against the log-probabilities of `score`;
+ * the same bits for every batch size. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

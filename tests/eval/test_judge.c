@@ -50,6 +50,11 @@ static void test_judgements(void **state)
     const struct tp_eval_row exact = {.id = "e", .answer = "ma lo ki\n"};
     assert_true(judge(&exact, TALPA_METRIC_EXACT, " ma lo ki").correct);
     assert_false(judge(&exact, TALPA_METRIC_EXACT, "ma lo  ki").correct);
+    assert_true(judge(&exact, TALPA_METRIC_EXACT, " ma lo ki \n\nQuestion: what is next?").correct);
+    assert_false(judge(&exact, TALPA_METRIC_EXACT, "\nma lo ki").correct); /* the first line is empty */
+    const struct tp_eval_row lines = {.id = "e", .answer = "ma\nlo"};
+    assert_true(judge(&lines, TALPA_METRIC_EXACT, "ma\nlo\n").correct);
+    assert_false(judge(&lines, TALPA_METRIC_EXACT, "ma").correct);
     assert_false(judge(&exact, TALPA_METRIC_EXACT, "ma lo ki so").correct);
 }
 

@@ -15,10 +15,41 @@
 
 enum { N_TEXTS = 1500, TEXT_BYTES = 512 };
 
-static const char *const number_pieces[] = {"####", "#", "1", "23", "0.5", ".", ",", "$", "-", " ", "\n", "x", "7.", ".5", "1,000", "\xC3\xA9", "- 4"};
-static const char *const letter_pieces[] = {"####", "A", "B", "C", "D", "E", "F", "a", " ", "\n", "_", "(", ")", "1", "\xC3\xA9", "\xC2\xB2", "\xCC\x81", "\xE4\xB8\xAD", "."};
-static const char *const word_pieces[] = {"the", "The", "a", "A", "an", "AN", " ", " ", "\t", "\n", ",", ".", "-", "_", "'", "\xE2\x80\x99", "cat", "Dog", "\xC3\x89",
-                                          "\xC3\x9F", "\xCC\x81", "\xC2\xA0", "\xE3\x80\x80", "\xE2\x80\x94", "1", "\xC4\xB0", "\xD0\x94", "\xE4\xB8\xAD", "\xE2\x80\x8B", "th", "e"};
+static const char *const number_pieces[] = {"####", "#",  "1", "23", "0.5", ".",     ",",        "$",  "-",
+                                            " ",    "\n", "x", "7.", ".5",  "1,000", "\xC3\xA9", "- 4"};
+static const char *const letter_pieces[] = {
+    "####", "A", "B", "C", "D", "E", "F", "a", " ", "\n", "_", "(", ")", "1", "\xC3\xA9", "\xC2\xB2", "\xCC\x81", "\xE4\xB8\xAD", "."};
+static const char *const word_pieces[] = {"the",
+                                          "The",
+                                          "a",
+                                          "A",
+                                          "an",
+                                          "AN",
+                                          " ",
+                                          " ",
+                                          "\t",
+                                          "\n",
+                                          ",",
+                                          ".",
+                                          "-",
+                                          "_",
+                                          "'",
+                                          "\xE2\x80\x99",
+                                          "cat",
+                                          "Dog",
+                                          "\xC3\x89",
+                                          "\xC3\x9F",
+                                          "\xCC\x81",
+                                          "\xC2\xA0",
+                                          "\xE3\x80\x80",
+                                          "\xE2\x80\x94",
+                                          "1",
+                                          "\xC4\xB0",
+                                          "\xD0\x94",
+                                          "\xE4\xB8\xAD",
+                                          "\xE2\x80\x8B",
+                                          "th",
+                                          "e"};
 #define PIECES(list) list, sizeof(list) / sizeof *(list)
 
 static uint64_t counter;

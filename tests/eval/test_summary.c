@@ -120,6 +120,7 @@ static void test_compare(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shares), cmocka_unit_test(test_mean), cmocka_unit_test(test_ratio), cmocka_unit_test(test_compare)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_shares), cmocka_unit_test(test_mean), cmocka_unit_test(test_ratio),
+                                       cmocka_unit_test(test_compare)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,7 +33,8 @@ const char *golden_model_path(void)
 {
     static char path[4096];
     static const char name[] = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    const char *model = getenv("TALPA_TEST_MODEL"), *cache = getenv("TALPA_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *model = getenv("TALPA_TEST_MODEL"), *cache = getenv("TALPA_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"),
+               *home = getenv("HOME");
     if (model) snprintf(path, sizeof path, "%s", model);
     else if (cache) snprintf(path, sizeof path, "%s/%s", cache, name);
     else if (xdg) snprintf(path, sizeof path, "%s/talpa/%s", xdg, name);

@@ -1,4 +1,5 @@
-/* The built-in model random:tiny as a GGUF file, made here from its weights: q and k rows in GGUF's rotary order, its byte tokenizer as keys. */
+/* The built-in model random:tiny as a GGUF file, made here from its weights: q and k rows in GGUF's rotary order, its byte tokenizer as
+ * keys. */
 #ifndef TP_TEST_TINY_GGUF_H
 #define TP_TEST_TINY_GGUF_H
 

@@ -9,7 +9,8 @@
 
 #include "golden.h"
 
-void fixture_open(struct fixture *f, struct talpa_model *model, const struct talpa_adapter_config *config, const struct fixture_options *options)
+void fixture_open(struct fixture *f, struct talpa_model *model, const struct talpa_adapter_config *config,
+                  const struct fixture_options *options)
 {
     const uint32_t n = (uint32_t)(options->batch * options->length);
     *f = (struct fixture){.options = *options, .model = model};
@@ -17,8 +18,8 @@ void fixture_open(struct fixture *f, struct talpa_model *model, const struct tal
     golden_ok(tp_adapter_create(&f->adapter, model, config));
     f->bank = calloc((size_t)f->adapter->bank_elements, sizeof *f->bank);
     /* The bounds exceed what runs by an odd number, so that run-time sizes matter. */
-    const struct tp_train_graph_options graph = {.max_tokens = n + 7, .max_labelled = n + 7, .aux_coef = options->aux_coef, .beta1 = 0.9, .beta2 = 0.999,
-                                                 .epsilon = 1e-8};
+    const struct tp_train_graph_options graph = {
+        .max_tokens = n + 7, .max_labelled = n + 7, .aux_coef = options->aux_coef, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
     golden_ok(tp_train_graph_create(&f->train, model, f->adapter, &graph));
     struct tp_plan_options plan;
     tp_plan_options_default(&plan);
@@ -66,7 +67,8 @@ struct fixture_step fixture_run(struct fixture *f, int step, const int32_t *ids,
     float loss = 0.0f, aux = 0.0f, norm = 0.0f;
     tp_batch_clear(&f->batch);
     for (int b = 0; b < o->batch; b++) {
-        const struct tp_dataset_example example = {.ids = ids + b * o->length, .labels = labels + b * o->length, .n_tokens = (uint32_t)o->length};
+        const struct tp_dataset_example example = {
+            .ids = ids + b * o->length, .labels = labels + b * o->length, .n_tokens = (uint32_t)o->length};
         golden_ok(tp_batch_add(&f->batch, &example, (uint32_t)b, 0, 0));
     }
     struct tp_step words = {{0}};
@@ -104,7 +106,8 @@ double fixture_eval(struct fixture *f, const int32_t *ids, int n_rows)
     for (int row = 0; row < n_rows; row += o->batch) {
         tp_batch_clear(&e->batch);
         for (int b = row; b < n_rows && b < row + o->batch; b++) {
-            const struct tp_dataset_example example = {.ids = ids + b * o->length, .labels = ids + b * o->length, .n_tokens = (uint32_t)o->length};
+            const struct tp_dataset_example example = {
+                .ids = ids + b * o->length, .labels = ids + b * o->length, .n_tokens = (uint32_t)o->length};
             golden_ok(tp_batch_add(&e->batch, &example, (uint32_t)b, 0, 0));
         }
         struct tp_step words = {{0}};

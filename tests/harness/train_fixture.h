@@ -29,7 +29,8 @@ struct fixture_step {
 };
 
 /** Opens device and adapter and prepares the training graph; parameters start at zero. Failures fail the test. */
-void fixture_open(struct fixture *f, struct talpa_model *model, const struct talpa_adapter_config *config, const struct fixture_options *options);
+void fixture_open(struct fixture *f, struct talpa_model *model, const struct talpa_adapter_config *config,
+                  const struct fixture_options *options);
 void fixture_close(struct fixture *f);
 
 /** Puts one tensor (name without "base_model.model.") into the host bank; fixture_upload then sends the bank. */
@@ -38,7 +39,8 @@ void fixture_upload(struct fixture *f);
 /** Reads parameters or gradients into `bank` [bank_elements]. */
 void fixture_read(struct fixture *f, talpa_value bank_state, float *bank);
 
-/** Forward, backward, accumulation for ids [batch, length] with labels (unshifted, -100 ignored) as one micro-batch; then, if `update`, AdamW. */
+/** Forward, backward, accumulation for ids [batch, length] with labels (unshifted, -100 ignored) as one micro-batch; then, if `update`,
+ *  AdamW. */
 struct fixture_step fixture_run(struct fixture *f, int step, const int32_t *ids, const int32_t *labels, bool update);
 
 /** Mean cross entropy of ids with labels = ids under the present parameters, no dropout. */

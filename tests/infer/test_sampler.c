@@ -103,8 +103,12 @@ static void test_filters(void **state)
         for (size_t k = 0; k < 7; k++)
             for (size_t p = 0; p < 4; p++)
                 for (size_t m = 0; m < 4; m++)
-                    check_filter(&(struct talpa_sampling){.temperature = temperature[(k + p + m) % 3], .top_k = top_k[k], .top_p = top_p[p], .min_p = min_p[m],
-                                                          .repeat_penalty = m % 2 ? 1.3 : 1.0, .repeat_last_n = last_n[(k + m) % 4]});
+                    check_filter(&(struct talpa_sampling){.temperature = temperature[(k + p + m) % 3],
+                                                          .top_k = top_k[k],
+                                                          .top_p = top_p[p],
+                                                          .min_p = min_p[m],
+                                                          .repeat_penalty = m % 2 ? 1.3 : 1.0,
+                                                          .repeat_last_n = last_n[(k + m) % 4]});
     }
 }
 
@@ -242,7 +246,8 @@ static void test_options(void **state)
 /* ---- text ---- */
 
 /* Feeds pieces (a NULL ends them); checks what is certain after each, then text and whether it stopped. */
-static void check_stream(const char *const *stop, size_t n_stop, const char *const *pieces, const size_t *certain, const char *want, bool stops)
+static void check_stream(const char *const *stop, size_t n_stop, const char *const *pieces, const size_t *certain, const char *want,
+                         bool stops)
 {
     struct tp_answer_text text;
     bool stopped = false;
@@ -262,7 +267,8 @@ static void check_stream(const char *const *stop, size_t n_stop, const char *con
 static void test_stop(void **state)
 {
     (void)state;
-    static const char *const end[] = {"END"}, *const two[] = {"\n\n", "Question:"}, *const nested[] = {"abcd", "bc"}, *const same[] = {"aab"};
+    static const char *const end[] = {"END"}, *const two[] = {"\n\n", "Question:"}, *const nested[] = {"abcd", "bc"},
+                             *const same[] = {"aab"};
     check_stream(end, 1, (const char *[]){"one ", "E", "N", "D", NULL}, (const size_t[]){4, 4, 4}, "one ", true);
     check_stream(end, 1, (const char *[]){"one E", "NE", "ND more", NULL}, (const size_t[]){4, 6}, "one EN", true);
     check_stream(end, 1, (const char *[]){"one E", "N", "d", NULL}, (const size_t[]){4, 4, 7}, "one ENd", false);

@@ -1,5 +1,5 @@
-/* Generation on the built-in tiny model: against the float64 reference (tests/data/moles_greedy.json), against the graph without a cache, and
- * against itself in other batches. */
+/* Generation on the built-in tiny model: against the float64 reference (tests/data/moles_greedy.json), against the graph without a cache,
+ * and against itself in other batches. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -402,7 +402,8 @@ static void test_ends(void **state)
     sampling.top_k = 0;
     fill_ids(ids, LONGEST, 4);
     struct talpa_session *session = open_session(NULL, LONGEST, 3, 16, TALPA_DISPATCH_AUTO);
-    struct talpa_request requests[3] = {{.ids = ids, .n_ids = 10, .ignore_eos = true}, {.ids = ids, .n_ids = LONGEST - 1, .max_tokens = 5, .ignore_eos = true},
+    struct talpa_request requests[3] = {{.ids = ids, .n_ids = 10, .ignore_eos = true},
+                                        {.ids = ids, .n_ids = LONGEST - 1, .max_tokens = 5, .ignore_eos = true},
                                         {.ids = ids, .n_ids = 4, .max_tokens = 6, .ignore_eos = true}};
     golden_ok(talpa_generate(answers, session, requests, 3, &sampling, tell, &told));
     assert_int_equal(answers[0].finish, TALPA_FINISH_CONTEXT);
@@ -473,13 +474,15 @@ static void test_eos(void **state)
 static void test_memory(void **state)
 {
     (void)state;
-    struct talpa_session *one = open_session(NULL, 64, 1, 64, TALPA_DISPATCH_AUTO), *many = open_session(NULL, 64, 8, 64, TALPA_DISPATCH_AUTO);
+    struct talpa_session *one = open_session(NULL, 64, 1, 64, TALPA_DISPATCH_AUTO),
+                         *many = open_session(NULL, 64, 8, 64, TALPA_DISPATCH_AUTO);
     const struct talpa_session_info a = talpa_session_info(one), b = talpa_session_info(many);
     const struct tp_plan *plan = one->graph[TP_PASS_PROMPT].set.plans[TP_DISPATCH_DENSE];
     assert_int_equal(a.weight_bytes, plan->memory.weight_bytes + plan->memory.packed_bytes);
     assert_int_equal(a.weight_bytes, b.weight_bytes);
     assert_int_equal(8 * a.cache_bytes, b.cache_bytes);
-    assert_true(a.cache_bytes >= (size_t)(2 * 64 * model->config.n_layers * model->config.n_kv_heads * model->config.head_dim) * sizeof(float));
+    assert_true(a.cache_bytes >=
+                (size_t)(2 * 64 * model->config.n_layers * model->config.n_kv_heads * model->config.head_dim) * sizeof(float));
     talpa_session_close(one);
     talpa_session_close(many);
 }

@@ -41,9 +41,10 @@ static struct tp_model_config accepted(const char *text)
 static void test_classes(void **state)
 {
     (void)state;
-    struct tp_model_config c = accepted(CONFIG("LlamaForCausalLM", ", \"hidden_act\": \"silu\", \"rope_scaling\": null, \"pretraining_tp\": 1, "
-                                               "\"torch_dtype\": \"bfloat16\", \"attention_bias\": false, \"_attn_implementation_autoset\": true, "
-                                               "\"max_sequence_length\": 4096, \"eos_token_id\": [2, 3]"));
+    struct tp_model_config c = accepted(
+        CONFIG("LlamaForCausalLM", ", \"hidden_act\": \"silu\", \"rope_scaling\": null, \"pretraining_tp\": 1, "
+                                   "\"torch_dtype\": \"bfloat16\", \"attention_bias\": false, \"_attn_implementation_autoset\": true, "
+                                   "\"max_sequence_length\": 4096, \"eos_token_id\": [2, 3]"));
     assert_int_equal(c.head_dim, 16);
     assert_int_equal(c.context_length, 512);
     assert_false(c.tied_embeddings || c.has_head_norms || c.biased_linears || c.embedding_scale != 0.0);
@@ -91,7 +92,8 @@ static void test_scaling(void **state)
     tp_map_free(&model.weight_of);
     free(model.weights);
     tp_arena_free(&model.arena);
-    assert_int_equal(read_text(&model, &factors, CONFIG("LlamaForCausalLM", ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}")), TALPA_OK);
+    assert_int_equal(read_text(&model, &factors, CONFIG("LlamaForCausalLM", ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}")),
+                     TALPA_OK);
     for (int i = 0; i < 8; i++) assert_true(factors[i] == 2.0);
     tp_arena_free(&model.arena);
 }
@@ -131,7 +133,8 @@ static void test_refusals(void **state)
         const double *factors;
         if (read_text(&model, &factors, cases[i].text) != TALPA_E_DATA) fail_msg("accepted: %s", cases[i].text);
         for (int k = 0; k < 2; k++)
-            if (!strstr(talpa_error_message(), cases[i].message[k])) fail_msg("'%s' is missing in: %s", cases[i].message[k], talpa_error_message());
+            if (!strstr(talpa_error_message(), cases[i].message[k]))
+                fail_msg("'%s' is missing in: %s", cases[i].message[k], talpa_error_message());
         tp_arena_free(&model.arena);
     }
     /* Switched off, unknown features are harmless. */

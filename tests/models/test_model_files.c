@@ -30,8 +30,13 @@ static void write_bytes(const char *name, const char *bytes, size_t n)
 /* Copies a fixture's folder to @model with `from` replaced by `to` (which may be longer) in the file `changed`. */
 static void copy_folder(const char *model, const char *changed, const char *from, const char *to)
 {
-    static const char *const files[] = {"config.json",  "model.safetensors", "model.safetensors.index.json", "model-00001-of-00003.safetensors",
-                                        "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors", "tokenizer.json",
+    static const char *const files[] = {"config.json",
+                                        "model.safetensors",
+                                        "model.safetensors.index.json",
+                                        "model-00001-of-00003.safetensors",
+                                        "model-00002-of-00003.safetensors",
+                                        "model-00003-of-00003.safetensors",
+                                        "tokenizer.json",
                                         "tokenizer_config.json"};
     static char bytes[FILE_MAX], edited[FILE_MAX + 4096];
     remove_tree(path("model"));
@@ -78,12 +83,14 @@ static void test_folders(void **state)
         {"llama", "config.json", "LlamaForCausalLM", "OlmoForCausalLM", "OlmoForCausalLM", TALPA_E_DATA},
         {"llama", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "no tensor 'model.layers.2.", TALPA_E_DATA},
         {"llama", "config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "would be ignored", TALPA_E_DATA},
-        {"llama", "config.json", "\"intermediate_size\": 48", "\"intermediate_size\": 40", "[48, 32] (2 dimensions), expected [40, 32]", TALPA_E_DATA},
+        {"llama", "config.json", "\"intermediate_size\": 48", "\"intermediate_size\": 40", "[48, 32] (2 dimensions), expected [40, 32]",
+         TALPA_E_DATA},
         {"llama", "config.json", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true", "lm_head.weight differs", TALPA_E_DATA},
         {"llama", "config.json", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"", "yarn", TALPA_E_DATA},
         {"llama", "config.json", "{", "{{", "config.json", TALPA_E_DATA},
         {"qwen2", "config.json", "Qwen2ForCausalLM", "LlamaForCausalLM", "self_attn.k_proj.bias' is not part", TALPA_E_DATA},
-        {"llama", "config.json", "LlamaForCausalLM", "Qwen3ForCausalLM", "no tensor 'model.layers.0.self_attn.q_norm.weight'", TALPA_E_DATA},
+        {"llama", "config.json", "LlamaForCausalLM", "Qwen3ForCausalLM", "no tensor 'model.layers.0.self_attn.q_norm.weight'",
+         TALPA_E_DATA},
         {"llama", "model.safetensors", "\"F16\"", "\"I16\"", "I16", TALPA_E_DATA},
         {"mistral", "model.safetensors.index.json", "model-00002-of-00003", "model-00009-of-00003", "model-00009", TALPA_E_NO_INPUT},
         {"mistral", "model.safetensors.index.json", "model-00002-of-00003", "../model-00002-of-00003", "same folder", TALPA_E_DATA},
@@ -156,10 +163,11 @@ static void test_program(void **state)
     for (int m = 0; m < N_MODELS; m++) {
         for (int is_gguf = 0; is_gguf < 2; is_gguf++) {
             char line[1024], text[2048], name[64];
-            snprintf(line, sizeof line,
-                     "train -m %s/tests/data/models/%s%s --data @rows.jsonl --output-dir @%s%d --max-steps 1 --max-seq-length 16 --batch-size 2 "
-                     "--lora-modules all -q",
-                     TALPA_SOURCE_DIR, models[m], is_gguf ? "/model.gguf" : "", models[m], is_gguf);
+            snprintf(
+                line, sizeof line,
+                "train -m %s/tests/data/models/%s%s --data @rows.jsonl --output-dir @%s%d --max-steps 1 --max-seq-length 16 --batch-size 2 "
+                "--lora-modules all -q",
+                TALPA_SOURCE_DIR, models[m], is_gguf ? "/model.gguf" : "", models[m], is_gguf);
             expect(line, 0, NULL);
             snprintf(name, sizeof name, "%s%d/adapter_config.json", models[m], is_gguf);
             if (!read_text(text, sizeof text, name)) fail_msg("%s: no adapter was saved", models[m]);

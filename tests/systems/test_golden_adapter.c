@@ -1,5 +1,5 @@
-/* Gradients and training traces of the seven golden adapters on the tiny model, dense and sparse, on every tier (golden README: rules 1-6 and
- * tolerances). */
+/* Gradients and training traces of the seven golden adapters on the tiny model, dense and sparse, on every tier (golden README: rules 1-6
+ * and tolerances). */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +14,8 @@
 
 enum { B = 2, T = 32, STEPS = 20 };
 
-static const char *const names[] = {"lora-r8", "lora-r4-all", "mole-top2-e4", "mole-top1-e4", "mole-thr-e4", "adamole-e4", "adamole-e8-all"};
+static const char *const names[] = {"lora-r8",     "lora-r4-all", "mole-top2-e4",  "mole-top1-e4",
+                                    "mole-thr-e4", "adamole-e4",  "adamole-e8-all"};
 
 static struct talpa_adapter_config read_config(const struct tp_json *json)
 {
@@ -33,9 +34,10 @@ static struct talpa_adapter_config read_config(const struct tp_json *json)
     return c;
 }
 
-/* Relative L2 distance of every tensor of `bank` from "<prefix>.<tensor>"; the worst. max_abs gets the worst element, n_off those beyond 1e-4. */
-static double compare(const struct fixture *f, const struct tp_safetensors *golden, const char *prefix, const float *bank, double *max_abs, size_t *n_off,
-                      size_t *n_all)
+/* Relative L2 distance of every tensor of `bank` from "<prefix>.<tensor>"; the worst. max_abs gets the worst element, n_off those beyond
+ * 1e-4. */
+static double compare(const struct fixture *f, const struct tp_safetensors *golden, const char *prefix, const float *bank, double *max_abs,
+                      size_t *n_off, size_t *n_all)
 {
     double worst = 0.0;
     *max_abs = 0.0;
@@ -188,8 +190,9 @@ static void test_clblast(void **state) { (void)state; check_adapter("adamole-e4"
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_best_dense), cmocka_unit_test(test_best_sparse), cmocka_unit_test(test_generic_dense),
-                                       cmocka_unit_test(test_generic_sparse), cmocka_unit_test(test_clblast)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_best_dense), cmocka_unit_test(test_best_sparse),
+                                       cmocka_unit_test(test_generic_dense), cmocka_unit_test(test_generic_sparse),
+                                       cmocka_unit_test(test_clblast)};
     const struct CMUnitTest once[] = {cmocka_unit_test(test_best_dense), cmocka_unit_test(test_best_sparse)};
     if (!golden_is_quick()) return cmocka_run_group_tests_name("golden adapters, one tier", once, NULL, NULL);
     return cmocka_run_group_tests_name("golden adapters", tests, NULL, NULL);

@@ -56,7 +56,8 @@ static void check_file(const char *file, const char *tier, enum tp_base_dtype ba
     snprintf(path, sizeof path, "%s/ce", file);
     const double ce = golden_number(json, path), error = fabs(ce - (double)loss);
     const bool exact = base != TP_BASE_BF16;
-    printf("%-12s tier %-8s logits max error %.2e, cross entropy error %.2e\n", file, options.tier[0] ? options.tier : "best", worst, error);
+    printf("%-12s tier %-8s logits max error %.2e, cross entropy error %.2e\n", file, options.tier[0] ? options.tier : "best", worst,
+           error);
     assert_int_equal(n, B * T * V);
     assert_true(worst < (exact ? 1e-4 : 0.3)); /* golden README; NaN fails */
     assert_true(error < (exact ? 1e-5 : 1e-2));

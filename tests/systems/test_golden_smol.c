@@ -54,7 +54,8 @@ static void run_logits(struct logits_run *run, const int32_t *ids, size_t n)
     golden_ok(tp_batch_write(&run->batch, run->set.executor, &run->eval.inputs, &step));
     golden_ok(tp_executor_step(run->set.executor, &step));
     golden_ok(tp_executor_run(run->set.executor, 0, TP_PHASE_BATCH));
-    golden_ok(tp_executor_read(run->set.executor, run->eval.logits, run->logits, n * (size_t)model->config.vocab_size * sizeof *run->logits));
+    golden_ok(
+        tp_executor_read(run->set.executor, run->eval.logits, run->logits, n * (size_t)model->config.vocab_size * sizeof *run->logits));
 }
 
 static void check_prompt(struct logits_run *run, const struct tp_json_value *prompt)
@@ -207,8 +208,8 @@ static void check_adapter(const struct tp_json *json, const char *name)
         }
         free(values);
     }
-    printf("  %-10s ce error %.1e, aux %.1e relative, gradient norms %.1e relative, %d whole gradients %.1e relative L2\n", name, ce, aux, worst,
-           n_whole, worst_relative);
+    printf("  %-10s ce error %.1e, aux %.1e relative, gradient norms %.1e relative, %d whole gradients %.1e relative L2\n", name, ce, aux,
+           worst, n_whole, worst_relative);
     const bool routed = config.routing != TALPA_ROUTING_LORA;
     assert_true(ce < 1e-4);
     assert_true(aux < 1e-4);

@@ -46,8 +46,8 @@ static void check(const char *name)
     const double want_before = golden_number(json, key);
     snprintf(key, sizeof key, "%s/eval_after", name);
     const double want_after = golden_number(json, key);
-    printf("  %-10s 15 losses max error %.1e, gradient norms %.1e relative, held-out %.6f (%.6f) -> %.6f (%.6f)\n", name, worst, worst_norm, before,
-           want_before, after, want_after);
+    printf("  %-10s 15 losses max error %.1e, gradient norms %.1e relative, held-out %.6f (%.6f) -> %.6f (%.6f)\n", name, worst, worst_norm,
+           before, want_before, after, want_after);
     assert_true(worst < 5e-3);
     assert_true(worst_norm < 2e-2);
     assert_true(fabs(before - want_before) < 1e-4);

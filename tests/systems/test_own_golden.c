@@ -1,4 +1,5 @@
-/* The project's own goldens (tests/data, made by tools/golden): tokens, logits, gradients and whole training runs of the built-in tiny model. */
+/* The project's own goldens (tests/data, made by tools/golden): tokens, logits, gradients and whole training runs of the built-in tiny
+ * model. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -128,7 +129,8 @@ static void test_rows(void **state)
     assert_int_equal(tp_json_length(rows), tp_dataset_n_examples(data));
     for (size_t i = 0; i < tp_dataset_n_examples(data); i++) {
         const struct tp_dataset_example example = tp_dataset_example(data, i);
-        const struct tp_json_value *row = tp_json_at(rows, (int64_t)i), *ids = tp_json_get(row, "ids"), *labels = tp_json_get(row, "labels");
+        const struct tp_json_value *row = tp_json_at(rows, (int64_t)i), *ids = tp_json_get(row, "ids"),
+                                   *labels = tp_json_get(row, "labels");
         assert_int_equal(tp_json_length(ids), example.n_tokens);
         for (uint32_t p = 0; p < example.n_tokens; p++) {
             int64_t id, label;
@@ -225,7 +227,10 @@ static void check_gradient(const char *case_name, const char *tier, enum tp_disp
 {
     const struct talpa_adapter_config config = read_config(case_name);
     const struct tp_dataset_example examples[2] = {tp_dataset_example(data, 0), tp_dataset_example(data, 1)};
-    const struct fixture_options options = {.tier = tier, .dispatch = dispatch, .batch = 1, .length = (int)(examples[0].n_tokens + examples[1].n_tokens),
+    const struct fixture_options options = {.tier = tier,
+                                            .dispatch = dispatch,
+                                            .batch = 1,
+                                            .length = (int)(examples[0].n_tokens + examples[1].n_tokens),
                                             .aux_coef = golden_number(golden, "aux_coef")};
     struct fixture f;
     fixture_open(&f, model, &config, &options);
@@ -249,7 +254,8 @@ static void check_gradient(const char *case_name, const char *tier, enum tp_disp
         if (want == 0.0) assert_true(norm == 0.0); /* an expert without a token */
         else if (want >= 1e-6 && !(fabs(norm - want) / want <= worst)) worst = fabs(norm - want) / want;
     }
-    const double loss_error = fabs((double)loss - number(case_name, "first/loss")), aux_error = fabs((double)aux - number(case_name, "first/aux"));
+    const double loss_error = fabs((double)loss - number(case_name, "first/loss")),
+                 aux_error = fabs((double)aux - number(case_name, "first/aux"));
     const double norm_error = fabs(sqrt(sum) / number(case_name, "grad_norm") - 1.0);
     printf("%-14s tier %-8s %-6s loss %.1e aux %.1e gradient norm %.1e, of the worst tensor %.1e\n", case_name, tier[0] ? tier : "best",
            dispatch == TP_DISPATCH_SPARSE ? "sparse" : "dense", loss_error, aux_error, norm_error, worst);
@@ -356,14 +362,18 @@ static void check_run(const char *case_name, enum talpa_expert_dispatch dispatch
     options.weight_decay = number(case_name, "weight_decay");
     options.no_shuffle = true;
     options.dispatch = dispatch;
-    struct watch watch = {.case_name = case_name, .loss = trace(case_name, accumulation, "loss"), .aux = trace(case_name, accumulation, "aux"),
-                          .norm = trace(case_name, accumulation, "grad_norm"), .active = trace(case_name, accumulation, "active")};
+    struct watch watch = {.case_name = case_name,
+                          .loss = trace(case_name, accumulation, "loss"),
+                          .aux = trace(case_name, accumulation, "aux"),
+                          .norm = trace(case_name, accumulation, "grad_norm"),
+                          .active = trace(case_name, accumulation, "active")};
     const struct talpa_train_callbacks callbacks = {.step = on_step, .user = &watch};
     struct talpa_train_result result;
     golden_ok(talpa_train(&result, model, golden_device(), &options, &callbacks));
     const double moved = moved_error(case_name, accumulation, folder, bank);
     printf("%-14s %-6s x%d loss %.1e aux %.1e gradient norm %.1e active %.1e, way of the worst tensor %.1e\n", case_name,
-           dispatch == TALPA_DISPATCH_SPARSE ? "sparse" : "dense", accumulation, watch.worst[0], watch.worst[1], watch.worst[2], watch.worst[3], moved);
+           dispatch == TALPA_DISPATCH_SPARSE ? "sparse" : "dense", accumulation, watch.worst[0], watch.worst[1], watch.worst[2],
+           watch.worst[3], moved);
     assert_int_equal(watch.n, STEPS);
     assert_true(watch.worst[0] < 1e-4);
     assert_true(watch.worst[1] < 1e-3);
@@ -423,7 +433,8 @@ static void test_fixture_tells(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows),      cmocka_unit_test(test_fixture_tells), cmocka_unit_test(test_base),
-                                       cmocka_unit_test(test_gradients), cmocka_unit_test(test_runs_dense),    cmocka_unit_test(test_runs_sparse)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows),       cmocka_unit_test(test_fixture_tells),
+                                       cmocka_unit_test(test_base),       cmocka_unit_test(test_gradients),
+                                       cmocka_unit_test(test_runs_dense), cmocka_unit_test(test_runs_sparse)};
     return cmocka_run_group_tests_name("own goldens", tests, open_all, close_all);
 }

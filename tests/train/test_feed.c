@@ -47,7 +47,8 @@ static int tear_down(void **state)
 
 static struct tp_feed_options defaults(bool packing)
 {
-    return (struct tp_feed_options){.seed = 11, .batch_size = 3, .accumulation = 2, .num_epochs = 2.0, .max_seq_length = MAX, .packing = packing};
+    return (struct tp_feed_options){
+        .seed = 11, .batch_size = 3, .accumulation = 2, .num_epochs = 2.0, .max_seq_length = MAX, .packing = packing};
 }
 
 static struct tp_feed open_feed(const struct tp_feed_options *options)
@@ -259,7 +260,7 @@ static void test_pads(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_example_per_row), cmocka_unit_test(test_packing), cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_lengths), cmocka_unit_test(test_pads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_example_per_row), cmocka_unit_test(test_packing),
+                                       cmocka_unit_test(test_resume), cmocka_unit_test(test_lengths), cmocka_unit_test(test_pads)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

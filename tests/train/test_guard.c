@@ -149,8 +149,13 @@ static void test_healthy_and_overflow(void **state)
         config.routing = routings[i / 2];
         if (config.routing == TALPA_ROUTING_LORA) config.n_experts = 1;
         if (config.routing == TALPA_ROUTING_LORA && i % 2) continue;
-        const struct fixture_options how = {.tier = "", .dispatch = i % 2 ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE, .batch = BATCH, .length = LENGTH,
-                                            .aux_coef = 1e-3, .learning_rate = 1e-3, .max_norm = 1.0};
+        const struct fixture_options how = {.tier = "",
+                                            .dispatch = i % 2 ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE,
+                                            .batch = BATCH,
+                                            .length = LENGTH,
+                                            .aux_coef = 1e-3,
+                                            .learning_rate = 1e-3,
+                                            .max_norm = 1.0};
         struct fixture f;
         fixture_open(&f, model, &config, &how);
         tp_rng_fill_splitmix(f.bank, (size_t)f.adapter->bank_elements, 5, 1, 0.1);
@@ -159,8 +164,9 @@ static void test_healthy_and_overflow(void **state)
         struct tp_nonfinite found = {0};
         for (int phase = 0; phase < TP_N_PHASES; phase++) {
             golden_ok(tp_executor_find_nonfinite(&found, f.set.executor, 0, (enum tp_phase)phase));
-            if (found.found) fail_msg("found in a healthy step: %s at %s, output %d [%lld, %lld]", found.op, found.scope, found.output, (long long)found.row,
-                                      (long long)found.column);
+            if (found.found)
+                fail_msg("found in a healthy step: %s at %s, output %d [%lld, %lld]", found.op, found.scope, found.output,
+                         (long long)found.row, (long long)found.column);
         }
         /* Parameters of 1e30: the products overflow. */
         for (int64_t k = 0; k < f.adapter->bank_elements; k++) f.bank[k] *= 1e31f;
@@ -183,6 +189,7 @@ static void test_healthy_and_overflow(void **state)
 int main(void)
 {
     golden_device();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bad_weight), cmocka_unit_test(test_diverging), cmocka_unit_test(test_healthy_and_overflow)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bad_weight), cmocka_unit_test(test_diverging),
+                                       cmocka_unit_test(test_healthy_and_overflow)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -92,7 +92,8 @@ static uint32_t run_batch(float *nll, struct tp_evaluator *e, const struct tp_ba
 
 static struct tp_feed open_feed(const struct tp_dataset *data)
 {
-    const struct tp_feed_options options = {.seed = 1, .batch_size = ROWS, .accumulation = 1, .num_epochs = 1.0, .max_seq_length = MAX, .packing = true};
+    const struct tp_feed_options options = {
+        .seed = 1, .batch_size = ROWS, .accumulation = 1, .num_epochs = 1.0, .max_seq_length = MAX, .packing = true};
     struct tp_feed feed;
     golden_ok(tp_feed_create(&feed, data, &options));
     return feed;

@@ -36,7 +36,8 @@ static struct talpa_adapter_config config_of(enum talpa_routing routing)
 static struct tp_dataset *make_data(void)
 {
     static char text[N * 1024];
-    static const char *const about[3] = {"\"task\": \"dig\", \"difficulty\": 1", "\"task\": \"dig\", \"difficulty\": 2", "\"difficulty\": \"hard\""};
+    static const char *const about[3] = {"\"task\": \"dig\", \"difficulty\": 1", "\"task\": \"dig\", \"difficulty\": 2",
+                                         "\"difficulty\": \"hard\""};
     size_t used = 0;
     struct tp_dataset *data;
     for (unsigned i = 0; i < N; i++) {
@@ -46,7 +47,9 @@ static struct tp_dataset *make_data(void)
             used += (size_t)snprintf(text + used, sizeof text - used, labels ? "], \"labels\": [" : ", \"input_ids\": [");
             for (unsigned k = 0; k < n; k++) {
                 if (labels && k < 3) used += (size_t)snprintf(text + used, sizeof text - used, "%s-100", k ? ", " : "");
-                else used += (size_t)snprintf(text + used, sizeof text - used, "%s%u", k ? ", " : "", (unsigned)(tp_rng_splitmix64(4, i * 64 + k) % 250));
+                else
+                    used += (size_t)snprintf(text + used, sizeof text - used, "%s%u", k ? ", " : "",
+                                             (unsigned)(tp_rng_splitmix64(4, i * 64 + k) % 250));
             }
         }
         used += (size_t)snprintf(text + used, sizeof text - used, "]}\n");
@@ -247,7 +250,8 @@ static void compare(struct mixture *m, const struct tp_dataset *data, const stru
                 assert_int_equal(found->cells[k].n_tokens[part], n_tokens[task][part]);
                 assert_int_equal(found->cells[k].active[part], active[task][k][part]);
                 all += active[task][k][part];
-                if (m->adapter->config.routing == TALPA_ROUTING_TOPK) assert_int_equal(found->cells[k].active[part], TOP_K * n_tokens[task][part]);
+                if (m->adapter->config.routing == TALPA_ROUTING_TOPK)
+                    assert_int_equal(found->cells[k].active[part], TOP_K * n_tokens[task][part]);
             }
             for (int e = 0; e < N_EXPERTS; e++) {
                 assert_int_equal(found->selected[k * N_EXPERTS + e], selected[task][k][e]);
@@ -389,21 +393,25 @@ static void test_summary(void **state)
         int64_t active[2];
         double nll;
         int64_t n_labelled;
-    } rows[] = {{0, 1, 4, 2, {10, 4}, 2.0, 4},  {0, 2, 6, 2, {17, 5}, 3.5, 5}, {0, 2, 5, 3, {14, 9}, 1.5, 3}, {0, 3, 7, 4, {22, 13}, 6.0, 4},
-                {1, 1, 3, 1, {4, 1}, 0.5, 2},   {1, 2, 4, 2, {5, 3}, 1.25, 2}, {1, 3, 6, 3, {9, 6}, 2.0, 3},  {1, NAN, 5, 2, {6, 3}, 0.9, 2}};
+    } rows[] = {{0, 1, 4, 2, {10, 4}, 2.0, 4},  {0, 2, 6, 2, {17, 5}, 3.5, 5}, {0, 2, 5, 3, {14, 9}, 1.5, 3},
+                {0, 3, 7, 4, {22, 13}, 6.0, 4}, {1, 1, 3, 1, {4, 1}, 0.5, 2},  {1, 2, 4, 2, {5, 3}, 1.25, 2},
+                {1, 3, 6, 3, {9, 6}, 2.0, 3},   {1, NAN, 5, 2, {6, 3}, 0.9, 2}};
     static const double relations[6][5] = {{0.635943128, 0.718575757, 0.761647144, 0.594841287, 0.19403113},
                                            {0.584855477, 0.682646969, 0.775726631, 0.444694017, 0.123337403},
                                            {0.714860127, 0.721225367, 0.692630203, 0.930171104, 0.388020174},
                                            {0.329846524, 0.472455591, 0.924661582, 0.316287879, 0.0751229261},
                                            {0.205394958, 0.377964473, 0.826874592, 0.202380952, 0.0829264206},
                                            {0.574152561, 0.572077554, 0.943456353, 0.5625, 0.0506307867}};
-    struct tp_adapter adapter = {.n_modules = 1, .config = {.routing = TALPA_ROUTING_ADAMOLE, .n_experts = 8}, .router = tp_router_get(TALPA_ROUTING_ADAMOLE)};
+    struct tp_adapter adapter = {
+        .n_modules = 1, .config = {.routing = TALPA_ROUTING_ADAMOLE, .n_experts = 8}, .router = tp_router_get(TALPA_ROUTING_ADAMOLE)};
     struct tp_route_stats s;
     struct tp_arena arena = {0};
     struct talpa_route_summary summary;
     golden_ok(tp_route_stats_create(&s, &adapter));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        const struct tp_route_about about = {.task = rows[i].task ? "b" : "a", .difficulty = rows[i].difficulty, .n_tokens = rows[i].n_prompt + rows[i].n_rest,
+        const struct tp_route_about about = {.task = rows[i].task ? "b" : "a",
+                                             .difficulty = rows[i].difficulty,
+                                             .n_tokens = rows[i].n_prompt + rows[i].n_rest,
                                              .n_prompt = rows[i].n_prompt};
         size_t row;
         golden_ok(tp_route_stats_row(&row, &s, &about));
@@ -453,7 +461,8 @@ static void test_summary(void **state)
 static void test_no_spread(void **state)
 {
     (void)state;
-    struct tp_adapter adapter = {.n_modules = 3, .config = {.routing = TALPA_ROUTING_TOPK, .n_experts = 8}, .router = tp_router_get(TALPA_ROUTING_TOPK)};
+    struct tp_adapter adapter = {
+        .n_modules = 3, .config = {.routing = TALPA_ROUTING_TOPK, .n_experts = 8}, .router = tp_router_get(TALPA_ROUTING_TOPK)};
     struct tp_route_stats s;
     struct tp_arena arena = {0};
     struct talpa_route_summary summary;
@@ -536,7 +545,8 @@ static void test_map(void **state)
         assert_int_equal(count(text, "class=\"f0\""), 2 * m.adapter->n_modules + 1);          /* bars, their sample */
         assert_int_equal(count(text, "class=\"f1\""), topk ? 0 : 2 * m.adapter->n_modules + 1);
         char colour[24];
-        const double share = (double)stats.tasks[1].selected[N_EXPERTS - 1] / (double)(stats.tasks[1].cells[0].n_tokens[0] + stats.tasks[1].cells[0].n_tokens[1]);
+        const double share = (double)stats.tasks[1].selected[N_EXPERTS - 1] /
+                             (double)(stats.tasks[1].cells[0].n_tokens[0] + stats.tasks[1].cells[0].n_tokens[1]);
         snprintf(colour, sizeof colour, "fill=\"#%06x\"", tp_svg_heatmap_colour(share));
         assert_non_null(strstr(text, colour));
         assert_non_null(strstr(text, ">rows.jsonl</text>"));
@@ -581,8 +591,9 @@ static int tear_down(void **state)
 int main(void)
 {
     golden_device();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_formulas),  cmocka_unit_test(test_batch_size), cmocka_unit_test(test_training_counts),
-                                       cmocka_unit_test(test_refused),   cmocka_unit_test(test_summary),    cmocka_unit_test(test_no_spread),
-                                       cmocka_unit_test(test_map),       cmocka_unit_test(test_colours)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_formulas), cmocka_unit_test(test_batch_size), cmocka_unit_test(test_training_counts),
+        cmocka_unit_test(test_refused),  cmocka_unit_test(test_summary),    cmocka_unit_test(test_no_spread),
+        cmocka_unit_test(test_map),      cmocka_unit_test(test_colours)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
