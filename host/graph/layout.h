@@ -16,6 +16,10 @@ enum tp_layout { TP_LAYOUT_ROW, TP_LAYOUT_PANEL_F32, TP_LAYOUT_PANEL_BF16, TP_LA
 enum { TP_PANEL = 32 };
 
 const char *tp_layout_name(enum tp_layout layout);
+static inline bool tp_layout_is_bf16(enum tp_layout layout)
+{
+    return layout == TP_LAYOUT_PANEL_BF16 || layout == TP_LAYOUT_PANEL_T_BF16;
+}
 /** Bytes of a value of this type in this layout (at the bound). Panel layouts take 2-D values only. */
 size_t tp_layout_bytes(const struct tp_type *type, enum tp_layout layout);
 /** Units that storage may be split at (rows, or whole panels) and the bytes of one: a value of u units is kept in parts of whole units. */
