@@ -5,7 +5,8 @@
 enum talpa_status tp_pack_emit(struct tp_lower *lower, talpa_value value, enum tp_layout layout, int part)
 {
     const struct tp_type *type = tp_graph_type(lower->graph, value);
-    if (layout == TP_LAYOUT_ROW || type->shape.rank != 2 || type->dtype == TALPA_I32)
+    const bool quant = layout == TP_LAYOUT_QUANT;
+    if (layout == TP_LAYOUT_ROW || type->shape.rank != 2 || type->dtype == TALPA_I32 || (quant && !tp_layout_takes_quant(type)))
         return tp_fail(TALPA_E_INTERNAL, "a %s value of rank %d has no layout %s", tp_dtype_name(type->dtype), type->shape.rank,
                        tp_layout_name(layout));
     /* A node of one input stands in for the reader, so that parts are counted and arguments made as for every other launch. */
@@ -20,7 +21,8 @@ enum talpa_status tp_pack_emit(struct tp_lower *lower, talpa_value value, enum t
     tp_lower_part(&target, 0, part, &first_panel, &n_panels);
 
     const bool transposed = layout == TP_LAYOUT_PANEL_T_F32 || layout == TP_LAYOUT_PANEL_T_BF16;
-    struct tp_launch *launch = tp_lower_launch(&source, "cpu/pack.cl", "pack");
+    struct tp_launch *launch = quant ? tp_lower_launch(&source, "cpu/pack_quant.cl", "pack_quant")
+                                     : tp_lower_launch(&source, "cpu/pack.cl", "pack");
     tp_launch_option(launch, "%s", tp_gemm_weight_option(type->dtype));
     if (transposed) tp_launch_option(launch, "-DTRANSPOSED=1");
     if (tp_layout_is_bf16(layout)) tp_launch_option(launch, "-DTO_BF16=1");
