@@ -5,6 +5,7 @@
 
 #include "base/dtype.h"
 #include "ops/gemm.h"
+#include "runtime/tuning.h"
 
 void tp_plan_options_default(struct tp_plan_options *options)
 {
@@ -231,6 +232,12 @@ static enum talpa_status create(struct tp_plan **out, const struct talpa_graph *
     plan->graph = graph;
     plan->caps = *caps;
     plan->options = *options;
+    if (!options->tuning) {
+        status = tp_tuning_create(&plan->tuning, caps);
+        if (status != TALPA_OK) goto done;
+        plan->options.tuning = plan->tuning;
+    }
+    status = TALPA_E_DEVICE;
     plan->variant = calloc(n_nodes, sizeof *plan->variant);
     plan->row = calloc(n_values, sizeof *plan->row);
     plan->row_needed = calloc(n_values, sizeof *plan->row_needed);
@@ -273,6 +280,7 @@ void tp_plan_free(struct tp_plan *plan)
 {
     if (!plan) return;
     for (int p = 0; p < TP_N_PHASES; p++) free(plan->phase[p].item);
+    tp_tuning_free(plan->tuning);
     free(plan->variant);
     free(plan->row);
     free(plan->row_needed);

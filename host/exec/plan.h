@@ -40,7 +40,8 @@ struct tp_plan_memory {
 struct tp_plan {
     const struct talpa_graph *graph; /* borrowed, outlives the plan */
     struct talpa_device_caps caps;
-    struct tp_plan_options options;
+    struct tp_plan_options options;     /* options.tuning is never NULL here */
+    struct tp_tuning *tuning;           /* owned; NULL if the options brought theirs */
     const struct tp_variant **variant;  /* per node; NULL for view and concat nodes */
     struct tp_location *row;            /* per value: its row-layout storage */
     bool *row_needed;                   /* per value: weights whose row layout is read by a launch */

@@ -48,11 +48,14 @@ struct tp_launch {
 enum tp_dispatch { TP_DISPATCH_DENSE, TP_DISPATCH_SPARSE };
 enum tp_base_dtype { TP_BASE_AUTO, TP_BASE_NATIVE, TP_BASE_BF16, TP_BASE_F32 };
 
+struct tp_tuning; /* runtime/tuning.h */
+
 /** Choices that lowering may depend on besides shapes, attributes and capabilities. */
 struct tp_plan_options {
     char tier[16];               /* forced tier ("generic", "cpu", "clblast"), "" = best that applies */
     enum tp_dispatch dispatch;   /* expert products: dense or sparse */
     enum tp_base_dtype base_dtype; /* frozen weights: as in the file, or converted */
+    const struct tp_tuning *tuning; /* values of the kernels' parameters; borrowed. NULL: the plan reads the device's tuning files */
     size_t guard_bytes;          /* unused bytes kept after each value (tests), a multiple of 1024 or 0 */
 };
 

@@ -1,5 +1,10 @@
 #include "gemm_emit.h"
 
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/tuning.h"
+
 /* ---- which products the tier takes ---- */
 
 static bool is_skinny(const struct tp_gemm *g)
@@ -18,37 +23,85 @@ bool tp_gemm_cpu_accepts(const struct tp_gemm *g)
     return g->b_layout == TP_LAYOUT_ROW || g->b_first_n % TP_PANEL == 0;
 }
 
+/* ---- parameters ---- */
+
+static const char source[] = "cpu/gemm.cl";
+
+/* Rows and columns of the micro-tile; block_panels is the least number of panels that holds whole tiles. */
+struct tile {
+    int rows, vectors, width, block_panels;
+};
+
+static bool has_feature(const struct talpa_device_caps *caps, const char *name)
+{
+    const size_t n = strlen(name);
+    for (const char *p = strstr(caps->cpu_features, name); p; p = strstr(p + 1, name))
+        if ((p == caps->cpu_features || p[-1] == ' ') && (p[n] == ' ' || p[n] == '\0')) return true;
+    return false;
+}
+
+/* 24 of 32 registers hold sums with AVX-512 (and on processors that say nothing), 12 of 16 where vectors have 8 floats at most. */
+static struct tile tile_of(const struct tp_lower *lower)
+{
+    struct tile tile = {.rows = 12, .vectors = 2, .width = 16};
+    if (has_feature(lower->caps, "avx") && !has_feature(lower->caps, "avx512f")) tile = (struct tile){.rows = 6, .vectors = 2, .width = 8};
+    int rows, vectors, width;
+    if (sscanf(tp_tuning_word(lower->options->tuning, source, "TILE"), "%dx%dx%d", &rows, &vectors, &width) == 3)
+        tile = (struct tile){.rows = rows, .vectors = vectors, .width = width};
+    tile.block_panels = 1;
+    while (tile.block_panels * TP_PANEL % (tile.vectors * tile.width)) tile.block_panels++;
+    return tile;
+}
+
 /* ---- sharing out ---- */
 
-int64_t tp_gemm_cpu_groups(const struct tp_lower *lower) { return tp_gemm_max(32, 4 * (int64_t)lower->caps->compute_units); }
-
-/* How the cpu tier shares out the panels and the rows of out. */
-struct shares {
-    int64_t panels_per_group, group_columns, group_rows;
-};
+int64_t tp_gemm_cpu_groups(const struct tp_lower *lower)
+{
+    return tp_tuning_number(lower->options->tuning, source, "GROUPS", tp_gemm_max(32, 4 * (int64_t)lower->caps->compute_units));
+}
 
 static bool decodes(const struct tp_gemm *g) { return g->b_layout == TP_LAYOUT_ROW && !tp_gemm_reads_rows(g); }
 
-/* Every group that decodes needs room for a panel of its own, all together one allocation. */
-static int64_t most_groups(const struct tp_lower *lower, const struct tp_gemm *g, int64_t k_bound)
+/* How the tier shares out the panels and the rows of out. */
+struct shares {
+    int64_t panels_per_group, strip_panels, group_columns, group_rows;
+};
+
+static int64_t panel_bytes(int64_t k_bound) { return k_bound * TP_PANEL * (int64_t)sizeof(float); }
+
+/* Panels that stay in the second cache while rows pass by, at least a block. */
+static int64_t most_strip(const struct tp_lower *lower, const struct tile *tile, int64_t k_bound)
 {
-    const int64_t groups = tp_gemm_cpu_groups(lower);
-    if (!decodes(g) || lower->caps->max_alloc_bytes == 0) return groups;
-    return tp_gemm_max(1, tp_gemm_min(groups, (int64_t)(lower->caps->max_alloc_bytes / 2 / sizeof(float)) / (k_bound * TP_PANEL)));
+    const int64_t bytes = 1024 * tp_tuning_number(lower->options->tuning, source, "STRIP_KB", 320);
+    return tp_gemm_max(1, bytes / panel_bytes(k_bound) / tile->block_panels) * tile->block_panels;
 }
 
-static struct shares share_out(const struct tp_lower *lower, const struct tp_gemm *g, int64_t k_bound)
+/* A group that decodes has a strip of its own, which it uses again and again: few groups, so that all strips stay in caches. All strips
+ * are one allocation. */
+static int64_t decoding_groups(const struct tp_lower *lower, const struct tile *tile, int64_t k_bound)
 {
-    const int64_t groups = most_groups(lower, g, k_bound), panels = tp_gemm_ceil_div(g->n, TP_PANEL);
-    struct shares shares = {.panels_per_group = tp_gemm_ceil_div(panels, groups)};
+    const int64_t groups = tp_gemm_max(8, 4 * (int64_t)lower->caps->compute_units), strip = tile->block_panels * panel_bytes(k_bound);
+    if (lower->caps->max_alloc_bytes == 0) return groups;
+    return tp_gemm_max(1, tp_gemm_min(groups, (int64_t)(lower->caps->max_alloc_bytes / 2) / strip));
+}
+
+static struct shares share_out(const struct tp_lower *lower, const struct tp_gemm *g, const struct tile *tile, int64_t k_bound)
+{
+    const int64_t groups = decodes(g) ? decoding_groups(lower, tile, k_bound) : tp_gemm_cpu_groups(lower);
+    const int64_t panels = tp_gemm_ceil_div(g->n, TP_PANEL), block = tile->block_panels;
+    struct shares shares = {.panels_per_group = tp_gemm_ceil_div(tp_gemm_ceil_div(panels, groups), block) * block};
     shares.group_columns = tp_gemm_ceil_div(panels, shares.panels_per_group);
-    shares.group_rows = tp_gemm_min(tp_gemm_ceil_div(g->m, 12), tp_gemm_max(1, groups / shares.group_columns));
+    shares.strip_panels = decodes(g) ? block : tp_gemm_min(most_strip(lower, tile, k_bound), shares.panels_per_group);
+    /* Each share of the rows decodes the same panels again: only where there are too few panels for the cores. */
+    const bool enough = decodes(g) && shares.group_columns >= 2 * (int64_t)lower->caps->compute_units;
+    shares.group_rows = tp_gemm_min(tp_gemm_ceil_div(g->m, tile->rows), enough ? 1 : tp_gemm_max(1, groups / shares.group_columns));
     return shares;
 }
 
 size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
 {
-    return decodes(g) ? (size_t)(most_groups(lower, g, g->k) * g->k * TP_PANEL) * sizeof(float) : 0;
+    const struct tile tile = tile_of(lower);
+    return decodes(g) ? (size_t)(decoding_groups(lower, &tile, g->k) * tile.block_panels * panel_bytes(g->k)) : 0;
 }
 
 /* ---- launches ---- */
@@ -56,8 +109,10 @@ size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g
 static void emit_panels(struct tp_lower *lower, const struct tp_gemm_piece *piece)
 {
     const struct tp_gemm *g = &piece->gemm;
-    const struct shares shares = share_out(lower, g, piece->k_bound);
-    struct tp_launch *launch = tp_lower_launch(lower, "cpu/gemm.cl", "gemm");
+    const struct tile tile = tile_of(lower);
+    const struct shares shares = share_out(lower, g, &tile, piece->k_bound);
+    struct tp_launch *launch = tp_lower_launch(lower, source, "gemm");
+    tp_launch_option(launch, "-DROWS=%d -DVECTORS=%d -DWIDTH=%d", tile.rows, tile.vectors, tile.width);
     if (decodes(g)) {
         tp_launch_option(launch, "-DB_NATIVE=1");
         tp_launch_option(launch, "%s", tp_gemm_weight_option(g->b_dtype));
@@ -69,6 +124,7 @@ static void emit_panels(struct tp_lower *lower, const struct tp_gemm_piece *piec
     tp_gemm_put_operands(lower, launch, piece);
     tp_gemm_put_sizes(launch, piece);
     tp_launch_u32(launch, (uint32_t)shares.panels_per_group);
+    tp_launch_u32(launch, (uint32_t)shares.strip_panels);
     if (decodes(g)) tp_launch_write(lower, launch, g->panels);
     tp_launch_groups(launch, (size_t)shares.group_columns, (size_t)shares.group_rows, 1, 1, 1, 1);
     tp_gemm_put_cost(launch, g);

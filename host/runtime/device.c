@@ -112,6 +112,41 @@ static void read_cpu_features(char *out, size_t n_out)
 }
 #endif
 
+static void drop_feature(char *list, const char *name)
+{
+    const size_t n = strlen(name);
+    for (char *p = strstr(list, name); p; p = strstr(p + 1, name)) {
+        if ((p > list && p[-1] != ' ') || (p[n] != ' ' && p[n] != '\0')) continue;
+        char *rest = p + n + (p[n] == ' ');
+        memmove(p, rest, strlen(rest) + 1);
+        break;
+    }
+    const size_t left = strlen(list);
+    if (left && list[left - 1] == ' ') list[left - 1] = '\0';
+}
+
+/* Both CPU runtimes can be told to compile for an older processor than the one they run on; the record then says what kernels may use.
+ * Names of Intel's runtime (CL_CONFIG_CPU_TARGET_ARCH) and of LLVM (POCL_LLVM_CPU_NAME); unknown names leave the record alone. */
+static void apply_target(char *features, bool is_pocl)
+{
+    static const char *const wide[] = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+                                       "amx_tile", "amx_int8", "amx_bf16", "avx_vnni"};
+    static const char *const avx2[] = {"avx2", "fma", "f16c"};
+    static const struct {
+        const char *name;
+        int level; /* 1: no AVX-512, 2: no AVX2 either, 3: no AVX */
+    } targets[] = {{"core-avx2", 1}, {"haswell", 1},     {"broadwell", 1}, {"skylake", 1},   {"x86-64-v3", 1}, {"znver1", 1}, {"znver2", 1},
+                   {"znver3", 1},    {"alderlake", 1},   {"bdver4", 1},    {"core-avx-i", 2}, {"corei7-avx", 2}, {"sandybridge", 2},
+                   {"ivybridge", 2}, {"x86-64-v2", 3},   {"x86-64", 3},    {"corei7", 3},    {"nehalem", 3},   {"westmere", 3}};
+    const char *target = getenv(is_pocl ? "POCL_LLVM_CPU_NAME" : "CL_CONFIG_CPU_TARGET_ARCH");
+    int level = 0;
+    for (size_t i = 0; target && i < sizeof targets / sizeof *targets; ++i)
+        if (!strcmp(target, targets[i].name)) level = targets[i].level;
+    for (size_t i = 0; level > 0 && i < sizeof wide / sizeof *wide; ++i) drop_feature(features, wide[i]);
+    for (size_t i = 0; level > 1 && i < sizeof avx2 / sizeof *avx2; ++i) drop_feature(features, avx2[i]);
+    if (level > 2) drop_feature(features, "avx");
+}
+
 /* First failing query's code, or CL_SUCCESS. */
 static cl_int read_caps(struct talpa_device_caps *caps, cl_platform_id platform, cl_device_id id)
 {
@@ -183,7 +218,10 @@ static cl_int read_caps(struct talpa_device_caps *caps, cl_platform_id platform,
     caps->little_endian = little == CL_TRUE;
     caps->in_process = caps->type == TALPA_DEVICE_CPU && (caps->vendor == TALPA_VENDOR_POCL || strstr(caps->platform, "Intel(R)") ||
                                                            strstr(caps->platform, "Oclgrind"));
-    if (caps->type == TALPA_DEVICE_CPU) read_cpu_features(caps->cpu_features, sizeof caps->cpu_features);
+    if (caps->type == TALPA_DEVICE_CPU) {
+        read_cpu_features(caps->cpu_features, sizeof caps->cpu_features);
+        if (caps->in_process) apply_target(caps->cpu_features, caps->vendor == TALPA_VENDOR_POCL);
+    }
     return CL_SUCCESS;
 }
 

@@ -1,6 +1,6 @@
 /*
  * The kernel sources that are part of the library: every kernels/<tier>/<stem>.cl, kernels/common/<stem>.clh and
- * kernels/tuning/<stem>.txt, generated into one C file at build time (tools/cmake/embed_kernels.cmake).
+ * kernels/tuning/<stem>.json, generated into one C file at build time (tools/cmake/embed_kernels.cmake).
  */
 #ifndef TP_RUNTIME_EMBEDDED_H
 #define TP_RUNTIME_EMBEDDED_H

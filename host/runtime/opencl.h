@@ -74,6 +74,10 @@ enum talpa_status tp_opencl_read_faults(struct tp_device *device);
 /** Reads a whole file; `*bytes` has a NUL after its `*n_bytes` and is freed by the caller. Returns 0 or an errno value. */
 int tp_program_read_file(char **bytes, size_t *n_bytes, const char *path);
 
+/** Text of one file below kernels/ as it stands, without its includes; `*owned` is freed by the caller (NULL if the text is embedded).
+ *  Errors as tp_program_source. */
+enum talpa_status tp_program_text(const char **text, char **owned, const char *path);
+
 /** Frees programs and kernels of the device. */
 void tp_program_free_all(struct tp_device *device);
 

@@ -85,6 +85,8 @@ static enum talpa_status load(const char **text, char **owned, const char *path)
     return TALPA_OK;
 }
 
+enum talpa_status tp_program_text(const char **text, char **owned, const char *path) { return load(text, owned, path); }
+
 struct source {
     char *text;
     size_t n, n_room;
