@@ -4,8 +4,10 @@
 #include <string.h>
 
 #include "base/dtype.h"
+#include "base/dtype.h"
 #include "ops/gemm.h"
 #include "runtime/blas.h"
+#include "runtime/profile.h"
 
 static const struct talpa_graph *graph_of(const struct tp_executor *executor) { return executor->plans[0]->graph; }
 
@@ -149,6 +151,7 @@ static enum talpa_status enqueue_kernel(struct tp_executor *executor, const stru
         const size_t n = groups - first < p->piece_groups ? groups - first : p->piece_groups;
         const size_t offset[3] = {first * launch->local[0], 0, 0};
         const size_t global[3] = {n * launch->local[0], launch->global[1], launch->global[2]};
+        if (tp_queue_is_recording(executor->device)) tp_executor_describe(executor, launch, (double)n / (double)groups);
         TP_TRY(tp_queue_launch_piece(executor->device, p->kernel, p->args, (size_t)launch->n_args, p->piece_groups < groups ? offset : NULL, global,
                                      launch->local, launch->scope));
         if (p->piece_groups < groups) TP_TRY(tp_queue_flush(executor->device));
@@ -178,6 +181,7 @@ static enum talpa_status enqueue_blas(struct tp_executor *executor, const struct
     struct tp_blas_matrix b = {.buffer = p->args[1].value.buffer, .ld = (size_t)launch->blas.ldb, .offset = (size_t)launch->blas.offset_b};
     struct tp_blas_matrix c = {.buffer = p->args[2].value.buffer, .ld = (size_t)launch->blas.ldc, .offset = (size_t)launch->blas.offset_c};
     executor->n_launches++;
+    if (tp_queue_is_recording(executor->device)) tp_executor_describe(executor, launch, 1.0);
     return tp_blas_gemm(executor->device, (size_t)m, (size_t)launch->blas.n, (size_t)k, launch->blas.transpose_a, launch->blas.transpose_b, 1.0f, a, b,
                         launch->blas.accumulate ? 1.0f : 0.0f, c, launch->scope);
 }
@@ -335,6 +339,7 @@ static enum talpa_status allocate(struct tp_executor *executor)
 
 static enum talpa_status prepare(struct tp_executor *executor)
 {
+    TP_PROFILE_SPAN("prepare a plan");
     TP_TRY(allocate(executor));
     for (int i = 0; i < executor->n_plans; i++) TP_TRY(load_weights(executor, executor->plans[i]));
     for (int i = 0; i < executor->n_plans; i++) TP_TRY(prepare_plan(executor, i));

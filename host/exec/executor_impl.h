@@ -34,4 +34,7 @@ struct tp_executor {
 /** Enqueues one launch, in pieces where it is long. A failure names op and scope. */
 enum talpa_status tp_executor_enqueue(struct tp_executor *executor, const struct tp_prepared *prepared);
 
+/** Tells the queue what the next launch is: `part` of `launch` (1: all of it). Only to be called while the queue records. */
+void tp_executor_describe(struct tp_executor *executor, const struct tp_launch *launch, double part);
+
 #endif

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "runtime/profile.h"
+
 enum { DEFAULT_CTX = 4096, MAX_SEQUENCES = 4096, MAX_UBATCH = 1 << 16 };
 
 void talpa_session_default(struct talpa_session_options *options)
@@ -211,6 +213,7 @@ enum talpa_status tp_pass_run(struct talpa_session *s, enum tp_pass pass)
     struct tp_session_graph *g = &s->graph[pass];
     struct tp_executor *executor = g->set.executor;
     struct tp_step step = {{0}};
+    TP_PROFILE_SPAN(pass == TP_PASS_PROMPT ? "prompt pass" : "decoding pass");
     const size_t n = (size_t)s->n_tokens, word = sizeof(int32_t);
     step.word[TP_STEP_N_TOKENS] = (uint32_t)s->n_tokens;
     step.word[TP_STEP_N_LABELLED] = (uint32_t)s->n_rows;

@@ -34,7 +34,7 @@ enum talpa_status tp_blas_gemm_batched(struct tp_device *device, size_t n_batche
         return tp_fail_opencl(TALPA_E_DEVICE, CL_OUT_OF_RESOURCES, NULL, "%s: CLBlast gemm on device %s: CL_OUT_OF_RESOURCES (%d)", name,
                               device->caps.name, CL_OUT_OF_RESOURCES);
     device->used_blas = true;
-    cl_event event = NULL, *wanted = device->is_profiling ? &event : NULL;
+    cl_event event = NULL, *wanted = tp_queue_wants_event(device) ? &event : NULL;
     const CLBlastTranspose op_a = transpose_a ? CLBlastTransposeYes : CLBlastTransposeNo;
     const CLBlastTranspose op_b = transpose_b ? CLBlastTransposeYes : CLBlastTransposeNo;
     CLBlastStatusCode code;
@@ -49,7 +49,7 @@ enum talpa_status tp_blas_gemm_batched(struct tp_device *device, size_t n_batche
         return tp_fail_opencl(TALPA_E_DEVICE, (int)code, NULL, "%s: CLBlast gemm [%zu, %zu, %zu] x %zu on device %s failed: code %d (%s)",
                               name, m, n, k, n_batches, device->caps.name, (int)code,
                               (int)code > -1024 ? tp_opencl_error_name((int)code) : "see clblast_c.h");
-    if (!device->is_profiling || !event) return TALPA_OK;
+    if (!event) return TALPA_OK;
     return tp_queue_record(device, label, "clblast", n_batches == 1 ? "gemm" : "gemm_batched", event);
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "profile.h"
 
 enum { MAX_PLATFORMS = 64, MAX_DEVICES = 64 };
 
@@ -367,7 +368,9 @@ enum talpa_status tp_device_open(struct tp_device **out, size_t index, bool prof
         device->platform = list.item[index].platform;
         device->id = list.item[index].id;
         device->caps = list.item[index].caps;
-        device->is_profiling = profiling;
+        device->collects = !profiling && tp_profile_is_started();
+        device->is_profiling = profiling || device->collects;
+        if (device->collects) device->profile_device = tp_profile_add_device(device->caps.name);
     }
     free(list.item);
     if (!device) return tp_fail_memory("device", sizeof *device);
@@ -385,6 +388,7 @@ void tp_device_close(struct tp_device *device)
 {
     if (!device) return;
     if (device->queue) clFinish(device->queue);
+    if (device->collects) tp_queue_collect(device);
     if (device->used_blas) tp_blas_clear();
     tp_queue_free_profile(device);
     tp_program_free_all(device);

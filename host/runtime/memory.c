@@ -87,6 +87,12 @@ void tp_buffer_free(struct tp_buffer *buffer)
     free(buffer);
 }
 
+/* Transfers have events only in the profile of the process; a device opened for profiling records launches alone. */
+static cl_event *wanted(const struct tp_device *device, cl_event *event)
+{
+    return device->collects && tp_queue_wants_event(device) ? event : NULL;
+}
+
 static enum talpa_status check_range(const struct tp_buffer *buffer, size_t offset_bytes, size_t n_bytes, const char *what)
 {
     if (offset_bytes > buffer->n_bytes || n_bytes > buffer->n_bytes - offset_bytes)
@@ -98,27 +104,33 @@ enum talpa_status tp_buffer_write(struct tp_buffer *buffer, size_t offset_bytes,
 {
     TP_TRY(check_range(buffer, offset_bytes, n_bytes, "write"));
     if (n_bytes == 0) return TALPA_OK;
+    cl_event event = NULL;
     const cl_int code = clEnqueueWriteBuffer(buffer->device->queue, buffer->handle, blocking ? CL_TRUE : CL_FALSE, offset_bytes, n_bytes,
-                                             source, 0, NULL, NULL);
-    return code == CL_SUCCESS ? TALPA_OK : fail_code(buffer->device, code, "write", n_bytes);
+                                             source, 0, NULL, wanted(buffer->device, &event));
+    if (code != CL_SUCCESS) return fail_code(buffer->device, code, "write", n_bytes);
+    return tp_queue_record_transfer(buffer->device, "write", n_bytes, event);
 }
 
 enum talpa_status tp_buffer_read(void *target, struct tp_buffer *buffer, size_t offset_bytes, size_t n_bytes, bool blocking)
 {
     TP_TRY(check_range(buffer, offset_bytes, n_bytes, "read"));
     if (n_bytes == 0) return TALPA_OK;
+    cl_event event = NULL;
     const cl_int code = clEnqueueReadBuffer(buffer->device->queue, buffer->handle, blocking ? CL_TRUE : CL_FALSE, offset_bytes, n_bytes,
-                                            target, 0, NULL, NULL);
-    return code == CL_SUCCESS ? TALPA_OK : fail_code(buffer->device, code, "read", n_bytes);
+                                            target, 0, NULL, wanted(buffer->device, &event));
+    if (code != CL_SUCCESS) return fail_code(buffer->device, code, "read", n_bytes);
+    return tp_queue_record_transfer(buffer->device, "read", n_bytes, event);
 }
 
 static enum talpa_status fill(struct tp_buffer *buffer, size_t offset_bytes, size_t n_bytes, const void *pattern, size_t n_pattern_bytes)
 {
     TP_TRY(check_range(buffer, offset_bytes, n_bytes, "fill"));
     if (n_bytes == 0) return TALPA_OK;
+    cl_event event = NULL;
     const cl_int code = clEnqueueFillBuffer(buffer->device->queue, buffer->handle, pattern, n_pattern_bytes, offset_bytes, n_bytes, 0, NULL,
-                                            NULL);
-    return code == CL_SUCCESS ? TALPA_OK : fail_code(buffer->device, code, "fill", n_bytes);
+                                            wanted(buffer->device, &event));
+    if (code != CL_SUCCESS) return fail_code(buffer->device, code, "fill", n_bytes);
+    return tp_queue_record_transfer(buffer->device, "fill", n_bytes, event);
 }
 
 enum talpa_status tp_buffer_fill(struct tp_buffer *buffer, size_t offset_bytes, size_t n_bytes, uint8_t value)
@@ -140,9 +152,11 @@ enum talpa_status tp_buffer_copy(struct tp_buffer *target, size_t target_offset_
     TP_TRY(check_range(source, source_offset_bytes, n_bytes, "copy from"));
     if (target->device != source->device) return tp_fail(TALPA_E_INTERNAL, "copy between buffers of two devices");
     if (n_bytes == 0) return TALPA_OK;
+    cl_event event = NULL;
     const cl_int code = clEnqueueCopyBuffer(target->device->queue, source->handle, target->handle, source_offset_bytes, target_offset_bytes,
-                                            n_bytes, 0, NULL, NULL);
-    return code == CL_SUCCESS ? TALPA_OK : fail_code(target->device, code, "copy", n_bytes);
+                                            n_bytes, 0, NULL, wanted(target->device, &event));
+    if (code != CL_SUCCESS) return fail_code(target->device, code, "copy", n_bytes);
+    return tp_queue_record_transfer(target->device, "copy", n_bytes, event);
 }
 
 enum talpa_status tp_buffer_map(void **out, struct tp_buffer *buffer, size_t offset_bytes, size_t n_bytes, enum tp_map_mode mode)

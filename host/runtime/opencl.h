@@ -40,9 +40,18 @@ struct tp_buffer {
     bool is_view;
 };
 
+/* What a launch record does not hold; of a device that records into the process's profile (profile.h). */
+struct tp_launch_extra {
+    const char *op, *pass; /* static strings */
+    double flops, bytes;
+    int64_t host_ns;
+    bool is_transfer;
+};
+
 /* Launch records; the last `n_pending` of them still wait for their event. */
 struct tp_profile {
     struct tp_launch_record *records;
+    struct tp_launch_extra *extras;
     cl_event *events;
     size_t n, n_room, n_pending;
 };
@@ -55,6 +64,9 @@ struct tp_device {
     cl_context context;
     cl_command_queue queue;
     bool is_profiling, used_blas;
+    bool collects;                /* records go to the profile of the process instead of being kept */
+    int profile_device;           /* its number there */
+    struct tp_launch_extra extra; /* of the next launch (tp_queue_describe) */
     struct tp_program *programs;
     struct tp_program_counts counts;
     struct tp_profile profile;
@@ -83,6 +95,15 @@ void tp_program_free_all(struct tp_device *device);
 
 /** Frees records and events. */
 void tp_queue_free_profile(struct tp_device *device);
+
+/** Whether the next command shall have an event. */
+bool tp_queue_wants_event(const struct tp_device *device);
+
+/** Records a transfer, if the device collects and `event` is not NULL; `op` is a static string. The event is owned as below. */
+enum talpa_status tp_queue_record_transfer(struct tp_device *device, const char *op, size_t n_bytes, cl_event event);
+
+/** Takes the times of all pending events. */
+enum talpa_status tp_queue_collect(struct tp_device *device);
 
 /** Stores one launch whose event is owned by the profile from now on, also on failure. kernel_path and kernel_name outlive the device. */
 enum talpa_status tp_queue_record(struct tp_device *device, const char *label, const char *kernel_path, const char *kernel_name,

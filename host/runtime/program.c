@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "profile.h"
 
 static char *copy_text(const char *text)
 {
@@ -111,6 +112,7 @@ static enum talpa_status build(struct tp_program *program, struct tp_device *dev
 {
     char *source;
     size_t n_bytes;
+    TP_PROFILE_SPAN("build a program");
     TP_TRY(tp_program_source(&source, &n_bytes, program->path));
     const int64_t start_ns = tp_clock_now_ns();
     const enum talpa_status status = compile(program, device, source, n_bytes);

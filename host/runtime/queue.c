@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/status.h"
+#include "profile.h"
 
 /* Events are collected in batches: a long profiled run keeps few of them alive. */
 enum { MAX_PENDING = 1024 };
@@ -89,9 +91,9 @@ enum talpa_status tp_queue_launch_piece(struct tp_device *device, const struct t
     const cl_uint n_dims = global[2] > 1 || (offset && offset[2]) ? 3 : global[1] > 1 || (offset && offset[1]) ? 2 : 1;
     cl_event event = NULL;
     const cl_int code = clEnqueueNDRangeKernel(device->queue, kernel->handle, n_dims, offset, global, has_local ? local : NULL, 0, NULL,
-                                               device->is_profiling ? &event : NULL);
+                                               tp_queue_wants_event(device) ? &event : NULL);
     if (code != CL_SUCCESS) return fail_launch(kernel, label, code, "launch failed");
-    if (!device->is_profiling) return TALPA_OK;
+    if (!event) return TALPA_OK;
     return tp_queue_record(device, label, kernel->program->path, kernel->name, event);
 }
 
@@ -101,8 +103,46 @@ enum talpa_status tp_queue_launch(struct tp_device *device, const struct tp_kern
     return tp_queue_launch_piece(device, kernel, args, n_args, NULL, global, local, label);
 }
 
+bool tp_queue_wants_event(const struct tp_device *device)
+{
+    return device->is_profiling && (!device->collects || tp_profile_is_recording());
+}
+
+bool tp_queue_is_recording(const struct tp_device *device) { return device->collects && tp_profile_is_recording(); }
+
+void tp_queue_describe(struct tp_device *device, const char *op, const char *pass, double flops, double bytes)
+{
+    if (device->collects) device->extra = (struct tp_launch_extra){.op = op, .pass = pass, .flops = flops, .bytes = bytes};
+}
+
+/* Moves all records, whose times are known, into the profile of the process. */
+static void hand_over(struct tp_device *device)
+{
+    struct tp_profile *profile = &device->profile;
+    for (size_t i = 0; i < profile->n; ++i) {
+        const struct tp_launch_record *record = &profile->records[i];
+        const struct tp_launch_extra *extra = &profile->extras[i];
+        const struct tp_profile_launch launch = {.device = device->profile_device,
+                                                 .is_transfer = extra->is_transfer,
+                                                 .op = extra->op ? extra->op : record->kernel_name,
+                                                 .pass = extra->pass ? extra->pass : "",
+                                                 .scope = record->label,
+                                                 .path = record->kernel_path,
+                                                 .name = record->kernel_name,
+                                                 .flops = extra->flops,
+                                                 .bytes = extra->bytes,
+                                                 .queued_ns = record->queued_ns,
+                                                 .start_ns = record->start_ns,
+                                                 .end_ns = record->end_ns,
+                                                 .host_ns = extra->host_ns};
+        if (record->end_ns) tp_profile_add(&launch);
+        free((char *)(uintptr_t)record->label);
+    }
+    profile->n = 0;
+}
+
 /* Waits for the pending events and takes their times. All events are released, also on failure; the first failure is reported. */
-static enum talpa_status collect(struct tp_device *device)
+enum talpa_status tp_queue_collect(struct tp_device *device)
 {
     struct tp_profile *profile = &device->profile;
     enum talpa_status status = TALPA_OK;
@@ -127,6 +167,7 @@ static enum talpa_status collect(struct tp_device *device)
                                     device->caps.name, tp_opencl_error_name(code), code);
     }
     profile->n_pending = 0;
+    if (device->collects) hand_over(device);
     return status;
 }
 
@@ -146,7 +187,10 @@ static enum talpa_status make_room(struct tp_profile *profile)
     if (records) profile->records = records;
     cl_event *events = realloc(profile->events, n_room * sizeof *events);
     if (events) profile->events = events;
-    if (!records || !events) return tp_fail_memory("launch records", n_room * (sizeof *records + sizeof *events));
+    struct tp_launch_extra *extras = realloc(profile->extras, n_room * sizeof *extras);
+    if (extras) profile->extras = extras;
+    if (!records || !events || !extras)
+        return tp_fail_memory("launch records", n_room * (sizeof *records + sizeof *events + sizeof *extras));
     profile->n_room = n_room;
     return TALPA_OK;
 }
@@ -163,9 +207,19 @@ enum talpa_status tp_queue_record(struct tp_device *device, const char *label, c
     }
     profile->records[profile->n] = (struct tp_launch_record){.label = text, .kernel_path = kernel_path, .kernel_name = kernel_name};
     profile->events[profile->n] = event;
+    profile->extras[profile->n] = device->extra;
+    profile->extras[profile->n].host_ns = device->collects ? tp_clock_now_ns() : 0;
+    device->extra = (struct tp_launch_extra){0};
     ++profile->n;
     ++profile->n_pending;
-    return profile->n_pending < MAX_PENDING ? TALPA_OK : collect(device);
+    return profile->n_pending < MAX_PENDING ? TALPA_OK : tp_queue_collect(device);
+}
+
+enum talpa_status tp_queue_record_transfer(struct tp_device *device, const char *op, size_t n_bytes, cl_event event)
+{
+    if (!event) return TALPA_OK;
+    device->extra = (struct tp_launch_extra){.op = op, .bytes = (double)n_bytes, .is_transfer = true};
+    return tp_queue_record(device, "", "", op, event);
 }
 
 static void forget_records(struct tp_profile *profile)
@@ -182,6 +236,7 @@ void tp_queue_free_profile(struct tp_device *device)
     forget_records(&device->profile);
     free(device->profile.records);
     free(device->profile.events);
+    free(device->profile.extras);
     device->profile = (struct tp_profile){0};
 }
 
@@ -197,7 +252,7 @@ enum talpa_status tp_queue_finish(struct tp_device *device)
 {
     const cl_int code = clFinish(device->queue);
     /* The events know which launch it was, so they are asked first. */
-    TP_TRY(collect(device));
+    TP_TRY(tp_queue_collect(device));
     if (code == CL_SUCCESS) return TALPA_OK;
     return tp_fail_opencl(TALPA_E_DEVICE, code, NULL, "device %s: waiting for the queue failed: %s (%d)", device->caps.name,
                           tp_opencl_error_name(code), code);

@@ -38,6 +38,11 @@ enum talpa_status tp_queue_launch_piece(struct tp_device *device, const struct t
                                         size_t n_args, const size_t offset[3], const size_t global[3], const size_t local[3],
                                         const char *label);
 
+/** Says what the next launch is, for the profile of the process (talpa/profile.h): op and pass ("forward", ...) are static strings, flops
+ *  and bytes estimates. Nothing if the device does not record (tp_queue_is_recording). */
+void tp_queue_describe(struct tp_device *device, const char *op, const char *pass, double flops, double bytes);
+bool tp_queue_is_recording(const struct tp_device *device);
+
 /** Starts what is enqueued; does not wait. */
 enum talpa_status tp_queue_flush(struct tp_device *device);
 
@@ -53,7 +58,8 @@ struct tp_launch_record {
 };
 
 /** Launches since opening or since tp_queue_profile_reset, in order. Waits for the queue. `*records` belongs to the device and is valid
- *  until the next call of tp_queue_launch, tp_queue_profile or tp_queue_profile_reset. n is 0 when the device was opened without profiling.
+ *  until the next call of tp_queue_launch, tp_queue_profile or tp_queue_profile_reset. n is 0 when the device was opened without profiling,
+ *  or records into the profile of the process.
  *  BLAS calls (blas.h) are recorded with kernel_path "clblast". */
 enum talpa_status tp_queue_profile(struct tp_device *device, const struct tp_launch_record **records, size_t *n);
 

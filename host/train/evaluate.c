@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "runtime/profile.h"
+
 static enum talpa_status create(struct tp_evaluator *e, const struct talpa_model *model, struct tp_adapter *adapter, uint32_t max_tokens,
                                 uint32_t max_labelled, const struct tp_plan_options *options, bool sparse, bool routed)
 {
@@ -136,6 +138,7 @@ static enum talpa_status add_loss(void *user, size_t index, const struct tp_data
 enum talpa_status tp_evaluator_losses(struct tp_losses *out, struct tp_evaluator *evaluator, const struct tp_dataset *dataset,
                                       int batch_size)
 {
+    TP_PROFILE_SPAN("held-out loss");
     const size_t n = tp_dataset_n_examples(dataset);
     struct tp_losses losses = {.sum = calloc(n + 1, sizeof *losses.sum), .n = calloc(n + 1, sizeof *losses.n), .n_examples = n};
     enum talpa_status status = losses.sum && losses.n ? TALPA_OK : tp_fail_memory("losses", n * sizeof *losses.sum);

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "base/clock.h"
+#include "runtime/profile.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
@@ -42,6 +43,7 @@ static enum talpa_status run_micro(struct tp_trainer *t, const struct tp_feed_st
 {
     struct tp_executor *executor = t->set.executor;
     float loss = 0.0f, aux = 0.0f;
+    TP_PROFILE_SPAN("micro-batch");
     TP_TRY(tp_trainer_put_micro(t, row->learning_rate, fed, micro));
     TP_TRY(tp_executor_run(executor, t->set.plan_of[t->sparse], TP_PHASE_BATCH));
     row->n_launches += tp_executor_n_launches(executor);
@@ -73,6 +75,7 @@ enum talpa_status tp_trainer_step(struct tp_trainer *t, int step, struct talpa_t
     const int64_t started = tp_clock_now_ns();
     struct tp_feed_step fed;
     float norm = 0.0f;
+    TP_PROFILE_SPAN("optimizer step");
     t->step = step + 1;
     row->loss = row->aux_loss = row->active_experts = 0.0;
     row->n_launches = 0;

@@ -9,6 +9,7 @@
 #include "io/atomic_file.h"
 #include "io/folder.h"
 #include "runtime/device.h"
+#include "runtime/profile.h"
 #include "train/trainer.h"
 
 static size_t bank_bytes(const struct tp_trainer *t) { return (size_t)t->adapter->bank_elements * sizeof(float); }
@@ -130,6 +131,7 @@ enum talpa_status tp_trainer_begin(struct tp_trainer *t)
 
 enum talpa_status tp_trainer_save(struct tp_trainer *t, int step)
 {
+    TP_PROFILE_SPAN("save a checkpoint");
     const struct talpa_train_options *o = t->options;
     const size_t n = (size_t)t->adapter->bank_elements;
     char hex[2][TP_HASH_HEX_BYTES];

@@ -6,6 +6,7 @@
 
 #include "generate_flags.h"
 #include "output.h"
+#include "profile.h"
 
 struct chat {
     struct generate_flags flags;
@@ -193,7 +194,8 @@ int cmd_chat(int argc, char **argv)
     if (code < 0) code = generate_flags_finish(&options, &chat.flags);
     if (code < 0) {
         program_log_level();
-        code = run(&chat);
+        code = profile_begin(chat.flags.profile);
+        if (code < 0) code = profile_end(run(&chat));
     }
     options_free(&options);
     return code;

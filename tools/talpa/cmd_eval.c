@@ -8,12 +8,13 @@
 #include "flags_common.h"
 #include "options.h"
 #include "output.h"
+#include "profile.h"
 #include "program.h"
 #include "talpa/eval.h"
 
 struct eval {
     struct talpa_eval_options options;
-    const char *model, *device, *output_file, *suite, *baseline, *metric;
+    const char *model, *device, *output_file, *profile, *suite, *baseline, *metric;
     int format, by, base_dtype, dispatch, limit;
     struct output output;
     bool terminal, shown;
@@ -295,6 +296,7 @@ int cmd_eval(int argc, char **argv)
          .help = "unit_tests: run Python that the model wrote (limits, no network where possible); else token_nll"},
         {.kind = OPTION_GROUP, .help = "Run and result"},
         flag_device(&eval.device),
+        flag_profile(&eval.profile),
         {.kind = OPTION_INT,
          .name = "batch-size",
          .letter = 'b',
@@ -321,7 +323,8 @@ int cmd_eval(int argc, char **argv)
     if (code < 0) code = check(&eval, &options);
     if (code < 0) {
         program_log_level();
-        code = run(&eval);
+        code = profile_begin(eval.profile);
+        if (code < 0) code = profile_end(run(&eval));
     }
     options_free(&options);
     return code;

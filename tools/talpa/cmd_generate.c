@@ -8,6 +8,7 @@
 #include "generate_flags.h"
 #include "input.h"
 #include "output.h"
+#include "profile.h"
 
 struct generate {
     struct generate_flags flags;
@@ -235,7 +236,8 @@ int cmd_generate(int argc, char **argv)
     if (g.format == FORMAT_AUTO) g.format = g.jsonl ? FORMAT_JSONL : FORMAT_TEXT;
     if (code < 0) {
         program_log_level();
-        code = run(&g);
+        code = profile_begin(g.flags.profile);
+        if (code < 0) code = profile_end(run(&g));
     }
     options_free(&options);
     return code;

@@ -6,12 +6,13 @@
 #include "flags_common.h"
 #include "options.h"
 #include "output.h"
+#include "profile.h"
 #include "program.h"
 #include "talpa/train.h"
 
 struct score {
     struct talpa_score_options options;
-    const char *model, *device, *output_file;
+    const char *model, *device, *output_file, *profile;
     int format, base_dtype, dispatch;
     struct output output;
     int64_t n_rows, n_tokens;
@@ -107,6 +108,7 @@ int cmd_score(int argc, char **argv)
         flag_route_map(&o->routes.map),
         {.kind = OPTION_GROUP, .help = "Run and result"},
         flag_device(&score.device),
+        flag_profile(&score.profile),
         {.kind = OPTION_INT,
          .name = "batch-size",
          .letter = 'b',
@@ -139,7 +141,8 @@ int cmd_score(int argc, char **argv)
         o->base_dtype = (enum talpa_base_dtype)score.base_dtype;
         o->dispatch = (enum talpa_expert_dispatch)score.dispatch;
         if (o->routes.log || o->routes.map) o->routes.summary = on_routes;
-        code = run(&score);
+        code = profile_begin(score.profile);
+        if (code < 0) code = profile_end(run(&score));
     }
     options_free(&options);
     return code;

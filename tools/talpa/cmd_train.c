@@ -8,6 +8,7 @@
 #include "options.h"
 #include "options_config.h"
 #include "output.h"
+#include "profile.h"
 #include "program.h"
 #include "progress.h"
 #include "talpa/train.h"
@@ -15,7 +16,7 @@
 
 struct train {
     struct train_flags flags;
-    const char *model, *device, *fake_device, *output_file;
+    const char *model, *device, *fake_device, *output_file, *profile;
     int format;
     bool dry_run;
     int last_step;
@@ -236,6 +237,7 @@ int cmd_train(int argc, char **argv)
          .help = "the adapter in --output-dir is the best measured one, not the last"},
         {.kind = OPTION_GROUP, .help = "Run and result"},
         flag_device(&train.device),
+        flag_profile(&train.profile),
         {.kind = OPTION_FLAG, .name = "dry-run", .target = &train.dry_run, .help = "print the memory it would take and stop"},
         {.kind = OPTION_TEXT,
          .name = "fake-device",
@@ -259,7 +261,8 @@ int cmd_train(int argc, char **argv)
         if (status != TALPA_OK)
             code = program_fail(status);
         else
-            code = train.dry_run ? dry_run(&train, model) : run(&train, model);
+            code = train.dry_run ? dry_run(&train, model) : profile_begin(train.profile);
+        if (code < 0) code = profile_end(run(&train, model));
         talpa_model_close(model);
     }
     options_free(&options);

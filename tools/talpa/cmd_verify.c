@@ -6,6 +6,7 @@
 #include "flags_common.h"
 #include "options.h"
 #include "output.h"
+#include "profile.h"
 #include "program.h"
 #include "talpa/verify.h"
 
@@ -160,7 +161,7 @@ static int verify(const struct program_device *device, const struct talpa_verify
 int cmd_verify(int argc, char **argv)
 {
     static struct options options;
-    static const char *output_file, *device_selector;
+    static const char *output_file, *device_selector, *profile;
     static struct talpa_verify_options verify_options;
     static int format;
     static bool quick;
@@ -172,6 +173,7 @@ int cmd_verify(int argc, char **argv)
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "What"},
         flag_device(&device_selector),
+        flag_profile(&profile),
         {.kind = OPTION_TEXT, .name = "op", .target = &verify_options.op, .argument = "NAME", .help = "one op only"},
         {.kind = OPTION_TEXT,
          .name = "tier",
@@ -190,7 +192,8 @@ int cmd_verify(int argc, char **argv)
         program_log_level();
         verify_options.max_elements = quick ? QUICK_ELEMENTS : 0;
         code = program_device_choose(&device, device_selector, NULL);
-        if (code < 0) code = verify(&device, &verify_options, output_file, (enum output_format)format);
+        if (code < 0) code = profile_begin(profile);
+        if (code < 0) code = profile_end(verify(&device, &verify_options, output_file, (enum output_format)format));
     }
     options_free(&options);
     return code;

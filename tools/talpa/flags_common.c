@@ -52,6 +52,12 @@ struct option flag_fake_device(const char **target)
                            .help = "plan for an invented amd, intel, nvidia or cpu"};
 }
 
+struct option flag_profile(const char **target)
+{
+    return (struct option){.kind = OPTION_TEXT, .name = "profile", .target = target, .argument = "FILE",
+                           .help = "times of all kernel launches: CSV in FILE (-: stdout), a trace for Perfetto in FILE.trace.json"};
+}
+
 struct option flag_base_dtype(int *target)
 {
     return (struct option){.kind = OPTION_CHOICE, .name = "base-dtype", .target = target, .argument = "auto|native|bf16|f32",

@@ -94,6 +94,7 @@ void generate_flags_add(struct options *options, struct generate_flags *flags)
          .help = "of the draws; the same seed gives the same answer"},
         {.kind = OPTION_GROUP, .help = "Run"},
         flag_device(&flags->device),
+        flag_profile(&flags->profile),
         {.kind = OPTION_INT,
          .name = "ubatch-size",
          .alias = "-ub",

@@ -7,7 +7,7 @@
 #include "talpa/infer.h"
 
 struct generate_flags {
-    const char *model, *device, *chat_template, *system;
+    const char *model, *device, *chat_template, *system, *profile;
     struct talpa_session_options session;
     struct talpa_sampling sampling;
     struct option_texts stop;

@@ -335,7 +335,8 @@ int options_parse(struct options *options, int argc, char **argv)
 
 bool options_is_setting(const struct option *option)
 {
-    return option->target != &help_flag && option->target != &dump_flag && option->target != &config_path;
+    /* A profile is asked of one run; its file would be overwritten by every run that goes by the saved settings. */
+    return option->target != &help_flag && option->target != &dump_flag && option->target != &config_path && strcmp(option->name, "profile");
 }
 
 void options_free(struct options *options)

@@ -19,9 +19,11 @@ void output_remove_temporary(void)
     if (temporary_open) unlink(temporary_open);
 }
 
-int output_open(struct output *output, const char *path)
+int output_open(struct output *output, const char *path) { return output_open_flag(output, path, "--output-file"); }
+
+int output_open_flag(struct output *output, const char *path, const char *flag)
 {
-    *output = (struct output){.file = stdout};
+    *output = (struct output){.file = stdout, .flag = flag};
     if (!path || !strcmp(path, "-")) return -1;
     /* A rename would put a file in the place of a device, a pipe or a link (/dev/stdout is one): they are written through. */
     struct stat info, own;
@@ -39,7 +41,7 @@ int output_open(struct output *output, const char *path)
     const int fd = special ? open(path, O_WRONLY | O_CLOEXEC) : open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     output->file = fd < 0 ? NULL : fdopen(fd, "w");
     if (!output->file) {
-        program_error("--output-file %s: cannot be created: %s; choose a folder that exists and is writable", path, strerror(errno));
+        program_error("%s %s: cannot be created: %s; choose a folder that exists and is writable", flag, path, strerror(errno));
         if (fd >= 0) close(fd);
         output_discard(output);
         return 73;
@@ -70,10 +72,10 @@ int output_close(struct output *output)
     output->file = NULL;
     int code = 0;
     if (!ok) {
-        program_error("--output-file %s: writing failed: %s", output->path, strerror(errno));
+        program_error("%s %s: writing failed: %s", output->flag, output->path, strerror(errno));
         code = 74;
     } else if (output->temporary && rename(output->temporary, output->path) != 0) {
-        program_error("--output-file %s: cannot be replaced: %s", output->path, strerror(errno));
+        program_error("%s %s: cannot be replaced: %s", output->flag, output->path, strerror(errno));
         code = 73;
     } else {
         temporary_open = NULL;

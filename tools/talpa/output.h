@@ -14,11 +14,14 @@ enum output_format { OUTPUT_MD, OUTPUT_CSV, OUTPUT_JSON, OUTPUT_JSONL };
 struct output {
     FILE *file;
     char *path, *temporary;
+    const char *flag; /**< that names the file, for messages */
     size_t n_records;
 };
 
 /** Opens `path`, or stdout for NULL and "-". Returns -1, or 73 after a message. */
 int output_open(struct output *output, const char *path);
+/** The same for the file of another flag than --output-file ("--profile"). */
+int output_open_flag(struct output *output, const char *path, const char *flag);
 /** Flushes, syncs and renames. Returns 0, or 74 (73 for the rename) after a message. */
 int output_close(struct output *output);
 /** Gives up: removes the temporary file. Harmless after output_close. */
