@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "runtime/memory.h"
 #include "runtime/profile.h"
 
 enum { DEFAULT_CTX = 4096, MAX_SEQUENCES = 4096, MAX_UBATCH = 1 << 16 };
@@ -13,11 +14,13 @@ void talpa_session_default(struct talpa_session_options *options)
 
 /* ---- graphs ---- */
 
-static enum talpa_status build(struct tp_session_graph *g, struct talpa_session *s, enum tp_pass pass)
+enum talpa_status tp_session_build(struct talpa_session *s, enum tp_pass pass)
 {
+    struct tp_session_graph *g = &s->graph[pass];
     struct tp_adapter_graph attach = {0};
     talpa_value hidden, weight;
     g->params = TALPA_NONE;
+    g->max_rows = pass == TP_PASS_PROMPT ? s->info.n_ubatch : s->n_sequences;
     TP_TRY(tp_graph_create(&g->graph));
     TP_TRY(tp_cached_inputs_create(&g->inputs, g->graph, g->max_rows, pass == TP_PASS_PROMPT ? s->n_sequences : 0,
                                    (int64_t)s->n_sequences * s->n_ctx));
@@ -41,60 +44,12 @@ static enum talpa_status prepare(struct talpa_session *s, const struct talpa_ses
     struct tp_session_graph *g = &s->graph[pass];
     struct tp_plan_options options;
     const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
-    g->max_rows = pass == TP_PASS_PROMPT ? o->n_ubatch : s->n_sequences;
-    TP_TRY(build(g, s, pass));
+    TP_TRY(tp_session_build(s, pass));
     TP_TRY(tp_engine_plan_options(&options, o->base_dtype));
     TP_TRY(tp_program_set_create(&g->set, &s->engine, g->graph, &options, !sparse, sparse));
     g->plan = g->set.plan_of[sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE];
     if (!s->adapter) return TALPA_OK;
     return tp_executor_write(g->set.executor, g->params, s->bank, (size_t)s->adapter->bank_elements * sizeof *s->bank);
-}
-
-/* ---- memory ---- */
-
-static const struct tp_plan *plan_of(const struct talpa_session *s, enum tp_pass pass)
-{
-    const struct tp_program_set *set = &s->graph[pass].set;
-    return set->plans[TP_DISPATCH_DENSE] ? set->plans[TP_DISPATCH_DENSE] : set->plans[TP_DISPATCH_SPARSE];
-}
-
-/* Whether the plan keeps the weight of that name in that layout. */
-static bool keeps(const struct tp_plan *plan, const char *name, enum tp_layout layout)
-{
-    const talpa_value value = tp_graph_find(plan->graph, name);
-    if (value == TP_NONE) return false;
-    if (layout == TP_LAYOUT_ROW) return plan->row_needed[value];
-    for (int i = 0; i < plan->n_packed; i++)
-        if (plan->packed[i].value == value && plan->packed[i].phase < 0 && plan->packed[i].layout == layout) return true;
-    return false;
-}
-
-/* Bytes of the weights that `plan` keeps and `other` (may be NULL) does not. */
-static size_t weight_bytes(const struct tp_plan *plan, const struct tp_plan *other)
-{
-    size_t n = 0;
-    for (int32_t v = 0; v < tp_graph_n_values(plan->graph); v++) {
-        const struct tp_value_info *info = tp_graph_value(plan->graph, v);
-        if (info->kind != TP_WEIGHT) continue;
-        if (plan->row_needed[v] && !(other && keeps(other, info->name, TP_LAYOUT_ROW))) n += tp_type_bytes(&info->type);
-    }
-    for (int i = 0; i < plan->n_packed; i++) {
-        const struct tp_value_info *info = tp_graph_value(plan->graph, plan->packed[i].value);
-        const enum tp_layout layout = plan->packed[i].layout;
-        if (plan->packed[i].phase >= 0 || (other && keeps(other, info->name, layout))) continue;
-        n += (size_t)tp_layout_units(&info->type, layout) * tp_layout_unit_bytes(&info->type, layout);
-    }
-    return n;
-}
-
-static void count_bytes(struct talpa_session *s)
-{
-    const struct tp_plan *prompt = plan_of(s, TP_PASS_PROMPT), *decode = plan_of(s, TP_PASS_DECODE);
-    s->info.weight_bytes = weight_bytes(prompt, NULL) + weight_bytes(decode, prompt);
-    s->info.adapter_bytes = s->adapter ? (size_t)s->adapter->bank_elements * sizeof(float) : 0;
-    s->info.cache_bytes = prompt->memory.state_bytes - s->info.adapter_bytes;
-    s->info.activation_bytes =
-        prompt->memory.arena_bytes + prompt->memory.input_bytes + decode->memory.arena_bytes + decode->memory.input_bytes;
 }
 
 /* ---- life ---- */
@@ -131,27 +86,32 @@ static enum talpa_status allocate(struct talpa_session *s)
     return TALPA_OK;
 }
 
-static enum talpa_status open_session(struct talpa_session *s, struct talpa_model *model, size_t device,
-                                      const struct talpa_session_options *given)
+enum talpa_status tp_session_settle(struct talpa_session *s, struct talpa_model *model, const struct talpa_session_options *o)
 {
-    struct talpa_session_options o = *given;
-    TP_TRY(check(model, &o));
+    TP_TRY(check(model, o));
     s->model = model;
-    s->n_ctx = o.n_ctx ? o.n_ctx : model->config.context_length < DEFAULT_CTX ? model->config.context_length : DEFAULT_CTX;
-    s->n_sequences = o.n_sequences;
+    s->n_ctx = o->n_ctx ? o->n_ctx : model->config.context_length < DEFAULT_CTX ? model->config.context_length : DEFAULT_CTX;
+    s->n_sequences = o->n_sequences;
     s->n_vocab = model->config.vocab_size;
     if ((int64_t)s->n_sequences * s->n_ctx > INT32_MAX)
         return tp_fail(TALPA_E_ARGUMENT, "%d sequences of %d tokens are more than %d slots: use a smaller --ctx-size or --batch-size",
                        s->n_sequences, s->n_ctx, INT32_MAX);
-    if (o.n_ubatch > s->n_sequences * s->n_ctx) o.n_ubatch = s->n_sequences * s->n_ctx;
-    if (o.lora) TP_TRY(tp_adapter_load(&s->adapter, &s->bank, o.lora, model, o.allow_other_base));
-    TP_TRY(tp_engine_open(&s->engine, device, model));
-    for (int pass = 0; pass < TP_N_PASSES; pass++)
-        TP_TRY(tp_context(prepare(s, &o, (enum tp_pass)pass), "session of %d x %d tokens", s->n_sequences, s->n_ctx));
     s->info.n_ctx = s->n_ctx;
     s->info.n_sequences = s->n_sequences;
-    s->info.n_ubatch = o.n_ubatch;
-    count_bytes(s);
+    s->info.n_ubatch = o->n_ubatch < s->n_sequences * s->n_ctx ? o->n_ubatch : s->n_sequences * s->n_ctx;
+    return o->lora ? tp_adapter_load(&s->adapter, &s->bank, o->lora, model, o->allow_other_base) : TALPA_OK;
+}
+
+static enum talpa_status open_session(struct talpa_session *s, struct talpa_model *model, size_t device,
+                                      const struct talpa_session_options *o)
+{
+    TP_TRY(tp_session_settle(s, model, o));
+    TP_TRY(tp_engine_open(&s->engine, device, model));
+    for (int pass = 0; pass < TP_N_PASSES; pass++)
+        TP_TRY(tp_context(prepare(s, o, (enum tp_pass)pass), "session of %d x %d tokens", s->n_sequences, s->n_ctx));
+    TP_TRY(tp_session_count(s));
+    s->info.device_bytes = (size_t)tp_device_allocated_bytes(s->engine.device);
+    s->info.device_peak_bytes = (size_t)tp_device_peak_bytes(s->engine.device);
     return allocate(s);
 }
 

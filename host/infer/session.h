@@ -39,6 +39,17 @@ struct talpa_session {
     struct talpa_session_info info;
 };
 
+/* ---- shared by session.c and session_plan.c ---- */
+
+/** Checks the options, resolves n_ctx and n_ubatch into session->info, loads the adapter. */
+enum talpa_status tp_session_settle(struct talpa_session *session, struct talpa_model *model, const struct talpa_session_options *options);
+/** Builds and verifies the graph of one kind of pass. */
+enum talpa_status tp_session_build(struct talpa_session *session, enum tp_pass pass);
+/** Fills the bytes of session->info from the plans. */
+enum talpa_status tp_session_count(struct talpa_session *session);
+
+/* ---- passes ---- */
+
 /** Begins a pass; its rows so far are forgotten. */
 void tp_pass_clear(struct talpa_session *session);
 /** Adds sequences[sequence].ids[position]; with_logits: the row's logits are wanted (always so when decoding). False if the pass is full.

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,6 +12,10 @@
 
 /* mmap refuses length 0, so an empty file is given this address. */
 static const uint8_t empty[1];
+
+static atomic_uint_fast64_t mapped_bytes;
+
+uint64_t tp_file_map_bytes(void) { return atomic_load(&mapped_bytes); }
 
 static enum talpa_status map_descriptor(struct tp_file_map *out, int descriptor, const char *path)
 {
@@ -26,6 +31,7 @@ static enum talpa_status map_descriptor(struct tp_file_map *out, int descriptor,
     const size_t n_bytes = (size_t)info.st_size;
     void *address = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
     if (address == MAP_FAILED) return tp_fail(TALPA_E_NO_INPUT, "%s: cannot map %zu bytes: %s", path, n_bytes, strerror(errno));
+    atomic_fetch_add(&mapped_bytes, n_bytes);
     *out = (struct tp_file_map){.bytes = address, .n_bytes = n_bytes};
     return TALPA_OK;
 }
@@ -42,6 +48,9 @@ enum talpa_status tp_file_map_open(struct tp_file_map *out, const char *path)
 
 void tp_file_map_close(struct tp_file_map *map)
 {
-    if (map->n_bytes) munmap((void *)(uintptr_t)map->bytes, map->n_bytes);
+    if (map->n_bytes) {
+        munmap((void *)(uintptr_t)map->bytes, map->n_bytes);
+        atomic_fetch_sub(&mapped_bytes, map->n_bytes);
+    }
     *map = (struct tp_file_map){0};
 }

@@ -20,4 +20,7 @@ enum talpa_status tp_file_map_open(struct tp_file_map *out, const char *path);
 /** Unmaps; a zero-initialised or closed map is allowed. */
 void tp_file_map_close(struct tp_file_map *map);
 
+/** Bytes of files that are mapped now, all of the process. */
+uint64_t tp_file_map_bytes(void);
+
 #endif

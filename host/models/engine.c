@@ -52,24 +52,57 @@ enum talpa_status tp_engine_plan(struct tp_plan **out, const struct talpa_graph 
     return TALPA_OK;
 }
 
-static enum talpa_status create(struct tp_program_set *set, struct tp_engine *engine, struct talpa_graph *graph,
-                                const struct tp_plan_options *options, bool dense, bool sparse)
+/* The plans in the order that the executor gets them; how many. */
+static int plan_list(struct tp_plan *list[TP_MAX_PLANS], const struct tp_program_set *set)
+{
+    int n = 0;
+    for (int d = 0; d < TP_MAX_PLANS; d++)
+        if (set->plans[d]) list[n++] = set->plans[d];
+    return n;
+}
+
+static enum talpa_status plan_all(struct tp_program_set *set, bool *keeps_native, struct talpa_graph *graph,
+                                  const struct talpa_device_caps *caps, const struct tp_plan_options *options, bool dense, bool sparse)
 {
     const bool wanted[TP_MAX_PLANS] = {[TP_DISPATCH_DENSE] = dense, [TP_DISPATCH_SPARSE] = sparse};
-    struct tp_plan *list[TP_MAX_PLANS];
     int n = 0;
     struct tp_plan_options common = *options;
     TP_TRY(tp_graph_verify(graph));
-    if (common.base_dtype == TP_BASE_AUTO && engine->keeps_native) common.base_dtype = TP_BASE_NATIVE;
+    if (common.base_dtype == TP_BASE_AUTO && *keeps_native) common.base_dtype = TP_BASE_NATIVE;
     for (int d = 0; d < TP_MAX_PLANS; d++) {
         set->plan_of[d] = -1;
         if (!wanted[d]) continue;
         common.dispatch = (enum tp_dispatch)d;
-        TP_TRY(tp_engine_plan(&set->plans[d], graph, tp_device_caps(engine->device), &common));
-        if (common.base_dtype == TP_BASE_NATIVE) engine->keeps_native = true;
-        set->plan_of[d] = n;
-        list[n++] = set->plans[d];
+        TP_TRY(tp_engine_plan(&set->plans[d], graph, caps, &common));
+        if (common.base_dtype == TP_BASE_NATIVE) *keeps_native = true;
+        set->plan_of[d] = n++;
     }
+    return TALPA_OK;
+}
+
+enum talpa_status tp_program_set_plan(struct tp_program_set *out, bool *keeps_native, struct talpa_graph *graph,
+                                      const struct talpa_device_caps *caps, const struct tp_plan_options *options, bool dense, bool sparse)
+{
+    struct tp_program_set set = {0};
+    const enum talpa_status status = plan_all(&set, keeps_native, graph, caps, options, dense, sparse);
+    if (status == TALPA_OK) *out = set;
+    else tp_program_set_free(&set);
+    return status;
+}
+
+enum talpa_status tp_program_set_count(struct tp_ledger *ledger, const struct tp_program_set *set)
+{
+    struct tp_plan *list[TP_MAX_PLANS];
+    const int n = plan_list(list, set);
+    return tp_ledger_add(ledger, (const struct tp_plan *const *)list, n);
+}
+
+static enum talpa_status create(struct tp_program_set *set, struct tp_engine *engine, struct talpa_graph *graph,
+                                const struct tp_plan_options *options, bool dense, bool sparse)
+{
+    struct tp_plan *list[TP_MAX_PLANS];
+    TP_TRY(plan_all(set, &engine->keeps_native, graph, tp_device_caps(engine->device), options, dense, sparse));
+    const int n = plan_list(list, set);
     return tp_executor_create(&set->executor, engine->store, list, n);
 }
 

@@ -3,6 +3,7 @@
 #define TP_ENGINE_H
 
 #include "exec/executor.h"
+#include "exec/ledger.h"
 #include "models/model.h"
 #include "talpa/train.h"
 
@@ -31,6 +32,13 @@ enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa
  *  then. */
 enum talpa_status tp_engine_plan(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
                                  struct tp_plan_options *options);
+
+/** The plans alone, for a device record: set->executor stays NULL. `keeps_native` as in struct tp_engine, read and written. */
+enum talpa_status tp_program_set_plan(struct tp_program_set *out, bool *keeps_native, struct talpa_graph *graph,
+                                      const struct talpa_device_caps *caps, const struct tp_plan_options *options, bool dense, bool sparse);
+
+/** Adds what tp_program_set_create would allocate for such plans. */
+enum talpa_status tp_program_set_count(struct tp_ledger *ledger, const struct tp_program_set *set);
 
 /** Verifies, plans and prepares a graph. `dense`/`sparse` say which plans are wanted (at least one). */
 enum talpa_status tp_program_set_create(struct tp_program_set *out, struct tp_engine *engine, struct talpa_graph *graph,

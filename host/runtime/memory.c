@@ -1,12 +1,30 @@
 #include "opencl.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/status.h"
 
 uint64_t tp_device_allocated_bytes(const struct tp_device *device) { return device->allocated_bytes; }
 uint64_t tp_device_peak_bytes(const struct tp_device *device) { return device->peak_bytes; }
+/* Of all devices; several may be used from several threads. */
+static atomic_uint_fast64_t all_bytes, all_peak_bytes;
+
+uint64_t tp_memory_bytes(void) { return atomic_load(&all_bytes); }
+uint64_t tp_memory_peak_bytes(void) { return atomic_load(&all_peak_bytes); }
+void tp_memory_peak_reset(void) { atomic_store(&all_peak_bytes, atomic_load(&all_bytes)); }
+
+static void count(struct tp_device *device, size_t n_bytes)
+{
+    device->allocated_bytes += n_bytes;
+    if (device->allocated_bytes > device->peak_bytes) device->peak_bytes = device->allocated_bytes;
+    const uint_fast64_t now = atomic_fetch_add(&all_bytes, n_bytes) + n_bytes;
+    uint_fast64_t peak = atomic_load(&all_peak_bytes);
+    while (now > peak && !atomic_compare_exchange_weak(&all_peak_bytes, &peak, now)) {
+    }
+}
+
 size_t tp_buffer_bytes(const struct tp_buffer *buffer) { return buffer->n_bytes; }
 struct tp_device *tp_buffer_device(const struct tp_buffer *buffer) { return buffer->device; }
 
@@ -45,8 +63,7 @@ enum talpa_status tp_buffer_create(struct tp_buffer **out, struct tp_device *dev
     }
     buffer->device = device;
     buffer->n_bytes = n_bytes;
-    device->allocated_bytes += n_bytes;
-    if (device->allocated_bytes > device->peak_bytes) device->peak_bytes = device->allocated_bytes;
+    count(device, n_bytes);
     ++device->n_buffers;
     *out = buffer;
     return TALPA_OK;
@@ -82,7 +99,10 @@ void tp_buffer_free(struct tp_buffer *buffer)
 {
     if (!buffer) return;
     clReleaseMemObject(buffer->handle);
-    if (!buffer->is_view) buffer->device->allocated_bytes -= buffer->n_bytes;
+    if (!buffer->is_view) {
+        buffer->device->allocated_bytes -= buffer->n_bytes;
+        atomic_fetch_sub(&all_bytes, buffer->n_bytes);
+    }
     --buffer->device->n_buffers;
     free(buffer);
 }

@@ -53,4 +53,9 @@ enum talpa_status tp_buffer_unmap(struct tp_buffer *buffer, void *address);
 uint64_t tp_device_allocated_bytes(const struct tp_device *device);
 uint64_t tp_device_peak_bytes(const struct tp_device *device);
 
+/** The same over all devices of the process, since it started or since tp_memory_peak_reset (which makes the present bytes the peak). */
+uint64_t tp_memory_bytes(void);
+uint64_t tp_memory_peak_bytes(void);
+void tp_memory_peak_reset(void);
+
 #endif

@@ -219,6 +219,10 @@ enum talpa_status tp_run_folder_results(struct tp_run_folder *folder, const stru
         tp_json_write_bool_member(json, "best_loaded", result->best_loaded);
     }
     tp_json_write_bool_member(json, "stopped_early", result->stopped_early);
+    tp_json_write_int_member(json, "device_bytes", (int64_t)result->device_bytes);
+    tp_json_write_int_member(json, "device_peak_bytes", (int64_t)result->device_peak_bytes);
+    tp_json_write_int_member(json, "mapped_file_bytes", (int64_t)result->mapped_file_bytes);
+    tp_json_write_int_member(json, "host_peak_bytes", (int64_t)result->host_peak_bytes);
     if (result->has_eval) {
         write_eval(json, "eval_before", &result->before);
         write_eval(json, "eval_after", &result->after);

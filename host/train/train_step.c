@@ -11,6 +11,16 @@ bool tp_trainer_few_active(const struct tp_adapter *adapter, double active)
     return active > 0.0 && active <= 0.5 * adapter->config.n_experts;
 }
 
+struct tp_train_dispatch tp_train_dispatch(const struct talpa_train_options *o, const struct tp_adapter *adapter)
+{
+    const bool mixture = adapter->router->has_gating;
+    struct tp_train_dispatch d = {.dense = !mixture || o->dispatch != TALPA_DISPATCH_SPARSE,
+                                  .sparse = mixture && o->dispatch != TALPA_DISPATCH_DENSE};
+    d.starts_sparse =
+        !d.dense || (d.sparse && adapter->config.routing == TALPA_ROUTING_TOPK && tp_trainer_few_active(adapter, adapter->config.top_k));
+    return d;
+}
+
 static double aux_share(const struct tp_trainer *t, const struct tp_feed_step *fed, int micro)
 {
     return (double)t->feed.batches[micro].n_tokens / fed->n_tokens;

@@ -71,11 +71,10 @@ static enum talpa_status prepare(struct tp_trainer *t, size_t device)
     TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype));
     const struct tp_train_graph_options options = tp_train_options_graph(o);
     TP_TRY(tp_train_graph_create(&t->train, t->model, t->adapter, &options));
-    const bool mixture = t->adapter->router->has_gating, routed = o->route_log && o->eval_data;
-    const bool dense = !mixture || o->dispatch != TALPA_DISPATCH_SPARSE, sparse = mixture && o->dispatch != TALPA_DISPATCH_DENSE;
-    t->sparse = !dense ||
-                (sparse && t->adapter->config.routing == TALPA_ROUTING_TOPK && tp_trainer_few_active(t->adapter, t->adapter->config.top_k));
-    TP_TRY(tp_program_set_create(&t->set, &t->engine, t->train.graph, &plan_options, dense, sparse));
+    const bool routed = o->route_log && o->eval_data;
+    const struct tp_train_dispatch dispatch = tp_train_dispatch(o, t->adapter);
+    t->sparse = dispatch.starts_sparse;
+    TP_TRY(tp_program_set_create(&t->set, &t->engine, t->train.graph, &plan_options, dispatch.dense, dispatch.sparse));
     TP_TRY(tp_executor_write(t->set.executor, t->train.params, t->bank, (size_t)t->adapter->bank_elements * sizeof *t->bank));
     TP_TRY(tp_executor_write(t->set.executor, t->train.tensors, t->train.tensor_rows, t->train.tensor_bytes));
     if (t->eval_data)
@@ -202,6 +201,11 @@ static enum talpa_status run(struct tp_trainer *t, size_t device, struct talpa_t
     if (result->has_eval) tp_losses_compare(&result->difference, &result->difference_error, &t->before, &t->after);
     result->n_trainable = t->adapter->n_trainable;
     result->throughput = median_rate(t, result->n_steps);
+    const struct talpa_memory_use use = talpa_device_memory();
+    result->device_bytes = (size_t)tp_device_allocated_bytes(t->engine.device);
+    result->device_peak_bytes = (size_t)tp_device_peak_bytes(t->engine.device);
+    result->mapped_file_bytes = use.mapped_file_bytes;
+    result->host_peak_bytes = use.host_peak_bytes;
     return tp_run_folder_results(&t->folder, result);
 }
 

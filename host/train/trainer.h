@@ -51,6 +51,12 @@ void tp_trainer_note(const struct tp_trainer *trainer, const char *format, ...) 
 /** Sparse plans pay where most experts are idle; with no step measured yet, only top-k tells beforehand. */
 bool tp_trainer_few_active(const struct tp_adapter *adapter, double active);
 
+/** Which plans a run needs, and which one its first step takes. */
+struct tp_train_dispatch {
+    bool dense, sparse, starts_sparse;
+};
+struct tp_train_dispatch tp_train_dispatch(const struct talpa_train_options *options, const struct tp_adapter *adapter);
+
 /** Runs optimizer step `step` (from 0) and fills `row` but for times over the run, peak and digest. */
 enum talpa_status tp_trainer_step(struct tp_trainer *trainer, int step, struct talpa_train_row *row);
 

@@ -46,6 +46,18 @@ enum talpa_status talpa_device_select(size_t *index, const struct talpa_device_c
  *  TALPA_E_ARGUMENT for another name. */
 enum talpa_status talpa_device_fake(struct talpa_device_caps *caps, const char *name);
 
+/** Memory of this process. Device bytes are what was asked of OpenCL for buffers (views of them and a driver's own needs are not in it);
+ *  on a CPU device they are part of the host's. */
+struct talpa_memory_use {
+    uint64_t device_bytes;      /**< buffers of all open devices now */
+    uint64_t device_peak_bytes; /**< the most there were since the process started, or since talpa_device_memory_reset */
+    uint64_t mapped_file_bytes; /**< files mapped now (models); pages of them count in the host's bytes once they are read */
+    uint64_t host_peak_bytes;   /**< largest resident set so far (getrusage, ru_maxrss); 0 if the system does not say */
+};
+struct talpa_memory_use talpa_device_memory(void);
+/** Makes the present device bytes the peak. */
+void talpa_device_memory_reset(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -39,12 +39,18 @@ struct talpa_session_info {
     size_t weight_bytes;     /**< frozen weights on the device, in all layouts in use; both kinds of pass share them */
     size_t adapter_bytes, cache_bytes;
     size_t activation_bytes; /**< activations and inputs of both kinds of pass */
+    size_t device_bytes, device_peak_bytes; /**< all buffers of the session on the device; the peak is while weights are prepared */
     int64_t n_prompt_tokens, n_decode_tokens;  /**< rows of the passes: tokens reused from the cache are not among them */
     int n_prompt_passes, n_decode_passes;
     double prompt_s, decode_s;                 /**< time of the passes, logits read */
     int n_launches;                            /**< kernel launches of the last pass */
 };
 struct talpa_session_info talpa_session_info(const struct talpa_session *session);
+
+/** The same bytes without a device: pure planning for the record `caps`; everything but the bytes, n_ctx, n_sequences and n_ubatch is 0.
+ *  device_bytes is what a session with these options holds, to the byte. Errors as talpa_session_open. */
+enum talpa_status talpa_session_plan(struct talpa_session_info *out, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                     const struct talpa_session_options *options);
 
 /** How the next token is drawn. The order is that of llama.cpp: repeat penalty, top-k, top-p, min-p, temperature, draw. */
 struct talpa_sampling {

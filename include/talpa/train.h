@@ -100,6 +100,8 @@ struct talpa_train_result {
     uint64_t digest_state;               /**< of the last checkpoint: parameters, moments, step counts, data cursor */
     int64_t n_trainable;
     double throughput;                   /**< median over the steps */
+    size_t device_bytes, device_peak_bytes; /**< buffers of the run on the device; the peak is while weights are prepared, or the same */
+    uint64_t mapped_file_bytes, host_peak_bytes; /**< as talpa_memory_use, of the process */
 };
 
 /** Told about every step; return false to stop after saving (the run then ends with TALPA_E_INTERRUPTED). */
@@ -122,13 +124,16 @@ void talpa_train_default(struct talpa_train_options *options);
 enum talpa_status talpa_train(struct talpa_train_result *result, struct talpa_model *model, size_t device,
                               const struct talpa_train_options *options, const struct talpa_train_callbacks *callbacks);
 
-/** Bytes by class that training would ask of the device, without touching one: pure planning for the record `caps`. With options->data
+/** Bytes by class that training (with its held-out measurements, if options->eval_data) would ask of the device, to the byte, without
+ *  touching one: pure planning for the record `caps`. With options->data
  *  the steps are counted too (with packing they depend on the rows' lengths), for which the file is read. */
 struct talpa_memory_plan {
     size_t weight_bytes, packed_bytes; /**< frozen weights as stored; frozen weights in panel layouts */
     size_t adapter_bytes, gradient_bytes, optimizer_bytes, input_bytes;
     size_t activation_bytes;           /**< activations, values kept for the backward part, scratch */
-    size_t total_bytes, largest_bytes, max_alloc_bytes;
+    size_t total_bytes;                /**< all of these: what the run's buffers take, talpa_train_result.device_bytes */
+    size_t peak_bytes;                 /**< while weights are prepared: talpa_train_result.device_peak_bytes */
+    size_t largest_bytes, max_alloc_bytes;
     int64_t n_trainable, n_parameters;
     int n_modules, n_modules_possible; /**< linears adapted, of those that the modules' names match */
     int n_launches_batch, n_launches_update;

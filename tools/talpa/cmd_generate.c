@@ -13,7 +13,7 @@
 struct generate {
     struct generate_flags flags;
     const char *prompt, *file, *output_file;
-    bool jsonl, chat, no_parse_special, logprobs;
+    bool jsonl, chat, no_parse_special, logprobs, dry_run;
     int format, batch_size;
     struct output output;
     struct talpa_prompt *prompts;
@@ -163,6 +163,42 @@ static int answer_all(struct generate *g, struct talpa_session *session)
     return code;
 }
 
+static int dry_run(struct generate *g, struct talpa_model *model)
+{
+    struct program_device device;
+    struct talpa_session_info info;
+    int code = program_device_choose(&device, g->flags.device, NULL);
+    if (code < 0) code = output_open(&g->output, g->output_file);
+    if (code >= 0) return code;
+    const enum talpa_status status = talpa_session_plan(&info, model, &device.caps, &g->flags.session);
+    if (status != TALPA_OK) {
+        output_discard(&g->output);
+        return program_fail(status);
+    }
+    if (g->format == FORMAT_TEXT) {
+        const double mib = 1048576.0;
+        fprintf(g->output.file, "%d x %d tokens of context: weights %.1f  adapter %.1f  cache %.1f  activations %.1f  total %.1f MiB of %.1f GiB\n",
+                info.n_sequences, info.n_ctx, (double)info.weight_bytes / mib, (double)info.adapter_bytes / mib,
+                (double)info.cache_bytes / mib, (double)info.activation_bytes / mib, (double)info.device_bytes / mib,
+                (double)device.caps.global_mem_bytes / (1024.0 * mib));
+        return output_close(&g->output);
+    }
+    const struct field fields[] = {field_text("device", device.caps.name),
+                                   field_int("n_ctx", info.n_ctx),
+                                   field_int("n_sequences", info.n_sequences),
+                                   field_int("n_ubatch", info.n_ubatch),
+                                   field_int("weight_bytes", (int64_t)info.weight_bytes),
+                                   field_int("adapter_bytes", (int64_t)info.adapter_bytes),
+                                   field_int("cache_bytes", (int64_t)info.cache_bytes),
+                                   field_int("activation_bytes", (int64_t)info.activation_bytes),
+                                   field_int("total_bytes", (int64_t)info.device_bytes),
+                                   field_int("peak_bytes", (int64_t)info.device_peak_bytes),
+                                   field_int("global_mem_bytes", (int64_t)device.caps.global_mem_bytes)};
+    output_object(g->output.file, fields, sizeof fields / sizeof *fields);
+    fputc('\n', g->output.file);
+    return output_close(&g->output);
+}
+
 static int run(struct generate *g)
 {
     struct talpa_model *model = NULL;
@@ -170,6 +206,7 @@ static int run(struct generate *g)
     const enum talpa_status status = talpa_model_open(&model, g->flags.model);
     int code = status == TALPA_OK ? read_prompts(g, model) : program_fail(status);
     if (code < 0) code = fit_session(g, model);
+    if (code < 0 && g->dry_run) code = dry_run(g, model);
     if (code < 0) code = generate_flags_open(&session, &g->flags, model);
     if (code < 0) code = answer_all(g, session);
     talpa_session_close(session);
@@ -222,6 +259,7 @@ int cmd_generate(int argc, char **argv)
          .help = "format of the result; auto: text, or jsonl with --jsonl"},
         {.kind = OPTION_FLAG, .name = "logprobs", .target = &g.logprobs, .help = "token ids and log-probabilities in json and jsonl"},
         flag_output_file(&g.output_file),
+        {.kind = OPTION_FLAG, .name = "dry-run", .target = &g.dry_run, .help = "print the device memory it would take and stop"},
     };
     options_add(&options, table, sizeof table / sizeof *table);
     generate_flags_add(&options, &g.flags);

@@ -74,6 +74,10 @@ static void print_result(struct output *output, enum output_format format, const
         field_bool("stopped_early", result->stopped_early),
         result->best_step ? field_int("best_step", result->best_step) : field_null("best_step"),
         result->best_step ? field_real("best_loss", result->best_loss) : field_null("best_loss"),
+        field_int("device_bytes", (int64_t)result->device_bytes),
+        field_int("device_peak_bytes", (int64_t)result->device_peak_bytes),
+        field_int("mapped_file_bytes", (int64_t)result->mapped_file_bytes),
+        field_int("host_peak_bytes", (int64_t)result->host_peak_bytes),
         field_text("output_dir", train->flags.options.output_dir),
     };
     output_begin(output, format, true);

@@ -129,9 +129,9 @@ int generate_flags_open(struct talpa_session **session, const struct generate_fl
     if (status != TALPA_OK) return program_fail(status);
     if (options_verbosity > 0) {
         const struct talpa_session_info info = talpa_session_info(*session);
-        program_note("%d x %d tokens of context; weights %.1f MiB, adapter %.1f, cache %.1f, activations %.1f", info.n_sequences,
-                     info.n_ctx, (double)info.weight_bytes / 1048576.0, (double)info.adapter_bytes / 1048576.0,
-                     (double)info.cache_bytes / 1048576.0, (double)info.activation_bytes / 1048576.0);
+        program_note("%d x %d tokens of context; weights %.1f MiB, adapter %.1f, cache %.1f, activations %.1f; %zu bytes on the device",
+                     info.n_sequences, info.n_ctx, (double)info.weight_bytes / 1048576.0, (double)info.adapter_bytes / 1048576.0,
+                     (double)info.cache_bytes / 1048576.0, (double)info.activation_bytes / 1048576.0, info.device_bytes);
     }
     return -1;
 }

@@ -182,6 +182,7 @@ void train_memory_print(struct output *output, enum output_format format, struct
             field_int("input_bytes", (int64_t)plan->input_bytes),
             field_int("activation_bytes", (int64_t)plan->activation_bytes),
             field_int("total_bytes", (int64_t)plan->total_bytes),
+            field_int("peak_bytes", (int64_t)plan->peak_bytes),
             field_int("largest_bytes", (int64_t)plan->largest_bytes),
             field_int("max_alloc_bytes", (int64_t)plan->max_alloc_bytes),
             field_int("global_mem_bytes", (int64_t)caps->global_mem_bytes),

@@ -1,0 +1,47 @@
+/* What a session takes on a device. */
+#include <stdlib.h>
+
+#include "session.h"
+
+enum talpa_status tp_session_count(struct talpa_session *s)
+{
+    struct tp_ledger ledger = {0};
+    enum talpa_status status = TALPA_OK;
+    for (int pass = 0; pass < TP_N_PASSES && status == TALPA_OK; pass++) status = tp_program_set_count(&ledger, &s->graph[pass].set);
+    if (status == TALPA_OK) {
+        s->info.weight_bytes = ledger.weight_bytes + ledger.packed_bytes;
+        s->info.adapter_bytes = s->adapter ? (size_t)s->adapter->bank_elements * sizeof(float) : 0;
+        s->info.cache_bytes = ledger.state_bytes - s->info.adapter_bytes;
+        s->info.activation_bytes = ledger.arena_bytes + ledger.input_bytes;
+        s->info.device_bytes = ledger.total_bytes;
+        s->info.device_peak_bytes = ledger.peak_bytes;
+    }
+    tp_ledger_free(&ledger);
+    return status;
+}
+
+static enum talpa_status plan(struct talpa_session *s, struct talpa_model *model, const struct talpa_device_caps *caps,
+                              const struct talpa_session_options *o)
+{
+    struct tp_plan_options options;
+    bool keeps_native = false;
+    TP_TRY(tp_session_settle(s, model, o));
+    const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
+    for (int pass = 0; pass < TP_N_PASSES; pass++) {
+        TP_TRY(tp_session_build(s, (enum tp_pass)pass));
+        TP_TRY(tp_engine_plan_options(&options, o->base_dtype));
+        TP_TRY(tp_program_set_plan(&s->graph[pass].set, &keeps_native, s->graph[pass].graph, caps, &options, !sparse, sparse));
+    }
+    return tp_session_count(s);
+}
+
+enum talpa_status talpa_session_plan(struct talpa_session_info *out, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                     const struct talpa_session_options *options)
+{
+    struct talpa_session *session = calloc(1, sizeof *session);
+    if (!session) return tp_fail_memory("session", sizeof *session);
+    const enum talpa_status status = plan(session, model, caps, options);
+    if (status == TALPA_OK) *out = session->info;
+    talpa_session_close(session);
+    return status;
+}
