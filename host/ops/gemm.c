@@ -74,7 +74,9 @@ void tp_gemm_put_sizes(struct tp_launch *launch, const struct tp_gemm_piece *pie
 void tp_gemm_put_cost(struct tp_launch *launch, const struct tp_gemm *g)
 {
     const double m = (double)g->m, n = (double)g->n, k = (double)g->k;
-    const double b_bytes = g->b_layout == TP_LAYOUT_ROW
+    const double b_bytes = g->b_layout == TP_LAYOUT_QUANT
+                               ? (double)tp_layout_quant_block_bytes(g->b_dtype) / (TP_PANEL * TP_PANEL)
+                           : g->b_layout == TP_LAYOUT_ROW
                                ? (double)tp_dtype_block_bytes(g->b_dtype) / (double)tp_dtype_block(g->b_dtype)
                                : tp_layout_is_bf16(g->b_layout) ? 2.0 : 4.0;
     tp_launch_cost(launch, 2.0 * m * n * k, 4.0 * (m * k + m * n) + b_bytes * n * k);
@@ -179,15 +181,16 @@ enum talpa_status tp_gemm_emit(struct tp_lower *lower, const struct tp_gemm *gem
         emit_piece(lower, &(struct tp_gemm_piece){.gemm = *gemm, .k_bound = gemm->k}, tier);
         return TALPA_OK;
     }
-    const bool rows = gemm->b_layout == TP_LAYOUT_ROW;
+    /* Parts are shares of the rows of the weight, or of the panels in which the product's columns lie. */
+    const bool cuts_k = !gemm->b_is_nk && (gemm->b_layout == TP_LAYOUT_ROW || gemm->b_layout == TP_LAYOUT_QUANT);
+    const int64_t unit = gemm->b_layout == TP_LAYOUT_ROW ? 1 : TP_PANEL;
     bool is_first = true;
     for (int part = 0; part < parts; part++) {
         int64_t first, n;
         tp_lower_part(lower, gemm->b.index, part, &first, &n);
         struct tp_gemm_piece piece = {.gemm = *gemm, .part = part, .k_bound = gemm->k};
-        const bool any = !rows            ? cut_columns(&piece, gemm, first * TP_PANEL, n * TP_PANEL)
-                         : gemm->b_is_nk ? cut_columns(&piece, gemm, first, n)
-                                         : cut_contraction(&piece, gemm, first, n, is_first);
+        const bool any = cuts_k ? cut_contraction(&piece, gemm, first * unit, n * unit, is_first)
+                                : cut_columns(&piece, gemm, first * unit, n * unit);
         if (!any) continue;
         emit_piece(lower, &piece, tier);
         is_first = false;

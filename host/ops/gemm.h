@@ -36,6 +36,10 @@ bool tp_gemm_accepts(const struct tp_lower *lower, const struct tp_gemm *gemm, c
 /** Bytes of scratch that the cpu tier decodes b to; 0 if it reads b as it is. */
 size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *gemm);
 
+/** Whether the cpu tier keeps this input, a frozen quantised weight, in the layout quant: as many bytes as in the file, for all products. Not
+ *  if a conversion was asked for (--base-dtype). */
+bool tp_gemm_wants_quant(const struct tp_lower *lower, int input);
+
 /** Whether the cpu tier reads b, in rows, without decoding or conversion. */
 bool tp_gemm_reads_rows(const struct tp_gemm *gemm);
 

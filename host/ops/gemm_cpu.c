@@ -18,8 +18,16 @@ bool tp_gemm_reads_rows(const struct tp_gemm *g)
     return g->b_layout == TP_LAYOUT_ROW && ((g->b_dtype == TALPA_F32 && !g->b_is_nk && g->n % TP_PANEL == 0) || is_skinny(g));
 }
 
+bool tp_gemm_wants_quant(const struct tp_lower *lower, int input)
+{
+    const enum tp_base_dtype base = lower->options->base_dtype;
+    return (base == TP_BASE_AUTO || base == TP_BASE_NATIVE) &&
+           tp_graph_value(lower->graph, lower->node->in[input])->kind == TP_WEIGHT && tp_layout_takes_quant(tp_lower_in(lower, input));
+}
+
 bool tp_gemm_cpu_accepts(const struct tp_gemm *g)
 {
+    if (g->b_layout == TP_LAYOUT_QUANT && g->b_first_k % TP_PANEL != 0) return false;
     return g->b_layout == TP_LAYOUT_ROW || g->b_first_n % TP_PANEL == 0;
 }
 
@@ -60,14 +68,18 @@ int64_t tp_gemm_cpu_groups(const struct tp_lower *lower)
     return tp_tuning_number(lower->options->tuning, source, "GROUPS", tp_gemm_max(32, 4 * (int64_t)lower->caps->compute_units));
 }
 
-static bool decodes(const struct tp_gemm *g) { return g->b_layout == TP_LAYOUT_ROW && !tp_gemm_reads_rows(g); }
+static bool decodes(const struct tp_gemm *g)
+{
+    return g->b_layout == TP_LAYOUT_QUANT || (g->b_layout == TP_LAYOUT_ROW && !tp_gemm_reads_rows(g));
+}
 
 /* How the tier shares out the panels and the rows of out. */
 struct shares {
     int64_t panels_per_group, strip_panels, group_columns, group_rows;
 };
 
-static int64_t panel_bytes(int64_t k_bound) { return k_bound * TP_PANEL * (int64_t)sizeof(float); }
+/* Blocks of the layout quant are decoded whole, so k is rounded up. */
+static int64_t panel_bytes(int64_t k_bound) { return tp_gemm_ceil_div(k_bound, TP_PANEL) * TP_PANEL * TP_PANEL * (int64_t)sizeof(float); }
 
 /* Panels that stay in the second cache while rows pass by, at least a block. */
 static int64_t most_strip(const struct tp_lower *lower, const struct tile *tile, int64_t k_bound)
@@ -114,7 +126,7 @@ static void emit_panels(struct tp_lower *lower, const struct tp_gemm_piece *piec
     struct tp_launch *launch = tp_lower_launch(lower, source, "gemm");
     tp_launch_option(launch, "-DROWS=%d -DVECTORS=%d -DWIDTH=%d", tile.rows, tile.vectors, tile.width);
     if (decodes(g)) {
-        tp_launch_option(launch, "-DB_NATIVE=1");
+        tp_launch_option(launch, g->b_layout == TP_LAYOUT_QUANT ? "-DB_QUANT=1" : "-DB_NATIVE=1");
         tp_launch_option(launch, "%s", tp_gemm_weight_option(g->b_dtype));
         if (g->b_is_nk) tp_launch_option(launch, "-DB_IS_NK=1");
     } else if (g->b_layout == TP_LAYOUT_ROW) {

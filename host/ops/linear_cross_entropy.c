@@ -150,7 +150,7 @@ static struct tp_gemm describe_back(const struct work *work, struct tp_operand d
                             .a_stride_k = 1,
                             .b_layout = layout,
                             .b_dtype = work->weight->dtype,
-                            .b_stride = layout == TP_LAYOUT_ROW ? d : work->weight->shape.dim[0],
+                            .b_stride = layout == TP_LAYOUT_ROW || layout == TP_LAYOUT_QUANT ? d : work->weight->shape.dim[0],
                             .b_first_k = first,
                             .out_stride = d,
                             .accumulate = first > 0,
@@ -272,25 +272,29 @@ static enum talpa_status lower_backward(struct tp_lower *lower, bool on_cpu)
 /* As for matmul: weights in panels, or as in the file and decoded in every run. */
 static bool applies_cpu(const struct tp_lower *lower)
 {
-    return !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT);
+    return tp_gemm_wants_quant(lower, 1) ||
+           !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT);
 }
 
-static bool wants_bf16(const struct tp_lower *lower)
+static enum tp_layout layout_of(const struct tp_lower *lower, bool transposed)
 {
-    return lower->options->base_dtype == TP_BASE_BF16 && tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT;
+    const bool is_weight = tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT;
+    if (tp_gemm_wants_quant(lower, 1)) return TP_LAYOUT_QUANT;
+    if (is_weight && lower->options->base_dtype == TP_BASE_BF16) return transposed ? TP_LAYOUT_PANEL_T_BF16 : TP_LAYOUT_PANEL_BF16;
+    return transposed ? TP_LAYOUT_PANEL_T_F32 : TP_LAYOUT_PANEL_F32;
 }
 
 static void layouts_forward(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
 {
     (void)out;
-    in[WEIGHT] = wants_bf16(lower) ? TP_LAYOUT_PANEL_BF16 : TP_LAYOUT_PANEL_F32;
+    in[WEIGHT] = layout_of(lower, false);
 }
 
 static void layouts_backward(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
 {
     (void)out;
-    in[B_WEIGHT] = wants_bf16(lower) ? TP_LAYOUT_PANEL_BF16 : TP_LAYOUT_PANEL_F32;
-    in[B_WEIGHT_T] = wants_bf16(lower) ? TP_LAYOUT_PANEL_T_BF16 : TP_LAYOUT_PANEL_T_F32;
+    in[B_WEIGHT] = layout_of(lower, false);
+    in[B_WEIGHT_T] = layout_of(lower, true);
 }
 
 static enum talpa_status lower_forward_cpu(struct tp_lower *lower) { return lower_forward(lower, true); }

@@ -95,19 +95,24 @@ static struct tp_gemm describe(const struct tp_lower *lower)
                            .out_stride = out->shape.dim[1],
                            .has_c = tp_lower_has_in(lower, C),
                            .c = tp_in(C)};
-    gemm.b_stride = gemm.b_layout == TP_LAYOUT_ROW ? b->shape.dim[1] : k.n;
+    gemm.b_stride = gemm.b_layout == TP_LAYOUT_ROW || gemm.b_layout == TP_LAYOUT_QUANT ? b->shape.dim[1] : k.n;
     return gemm;
 }
 
-/* Frozen weights are kept in panels, unless memory matters more: then they stay as in the file and each run decodes them. */
+/* Other frozen weights are kept in panels, unless memory matters more: then they stay as in the file and each run decodes them. */
 static bool applies_cpu(const struct tp_lower *lower)
 {
-    return !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT);
+    return tp_gemm_wants_quant(lower, B) ||
+           !(lower->options->base_dtype == TP_BASE_NATIVE && tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT);
 }
 
 static void layouts_cpu(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
 {
     (void)out;
+    if (tp_gemm_wants_quant(lower, B)) {
+        in[B] = TP_LAYOUT_QUANT;
+        return;
+    }
     const struct tp_gemm as_rows = describe(lower);
     const bool is_weight = tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT;
     if (tp_gemm_reads_rows(&as_rows) && (as_rows.b_is_nk || !is_weight)) return;

@@ -5,6 +5,8 @@
  *   b in rows (-DB_ROW): b(k, n) = b[(b_first_k + k)*b_stride + b_first_n + n], n a multiple of 32
  *   b in rows of any dtype (-DB_NATIVE, and -DB_IS_NK if b(k, n) = b[(b_first_n + n)*b_stride + b_first_k + k]): every group decodes a
  *   strip of panels to its own strip_panels*k_length*32 floats of `panels` and multiplies from there
+ *   b in the layout quant (-DB_QUANT, and -DB_IS_NK if b(k, n) is row n, column k of the weight, else it is row k, column n): the same, a
+ *   strip of strip_panels*K*32 floats with K = k_length rounded up to 32; b_stride columns in the weight, b_first_n, b_first_k % 32 == 0
  *   c, out: element m*out_stride + out_first_n + n; c may be out itself, and is read only if add is 1
  * k runs over [k_first, min(run-time size of k, k_first + k_length)), b_first_k is the position of k_first in b; m over its run-time size.
  * Index map: one work-item per group. Group (x, y) makes panels_per_group panels of 32 columns x the y-th share of the rows, in strips of
@@ -39,8 +41,12 @@ typedef float wide_store __attribute__((ext_vector_type(8), aligned(4)));
 #endif
 #define STORE(p, v) (*(__global wide_store *)(p) = (v))
 
-#ifdef B_NATIVE
+#if defined(B_NATIVE) || defined(B_QUANT)
+#define DECODES 1
+#endif
 #include "common/quant.clh"
+#include "common/quant_panel.clh"
+#ifdef DECODES
 typedef tp_weight stored;
 #endif
 #ifdef B_BF16
@@ -51,7 +57,7 @@ typedef float element;
 #define LOAD(p) LOAD_F32(p)
 #endif
 
-#ifndef B_NATIVE
+#ifndef DECODES
 typedef element stored;
 #endif
 
@@ -174,13 +180,26 @@ static inline void decode_panel(__global float *panel, __global const stored *b,
     }
 #endif
 }
+#elif defined(B_QUANT)
+/* panel[k*32 + j] = b(k, first_n + j) for k < k_length and, in the room up to a multiple of 32, k past it; zeros past the weight's rows. */
+static inline void decode_panel(__global float *panel, __global const stored *b, uint b_stride, uint first_n, uint first_k, uint k_length,
+                                uint columns)
+{
+    for (uint k = 0; k < k_length; k += 32) {
+#ifdef B_IS_NK
+        tp_quant_block_columns_global(panel + (size_t)k * 32, b + ((size_t)(first_n / 32) * (b_stride / 32) + (first_k + k) / 32) * TP_QUANT_BLOCK_BYTES);
+#else
+        tp_quant_block_rows_global(panel + (size_t)k * 32, b + ((size_t)((first_k + k) / 32) * (b_stride / 32) + first_n / 32) * TP_QUANT_BLOCK_BYTES);
+#endif
+    }
+}
 #endif
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemm(
     __global const float *a, __global const stored *b, __global const float *c, __global float *out, __global const uint *step,
     uint m_symbol, uint m_bound, uint k_symbol, uint k_bound, uint k_first, uint k_length, uint n, uint a_stride_m, uint a_stride_k,
     uint b_stride, uint b_first_n, uint b_first_k, uint out_stride, uint out_first_n, uint add, uint panels_per_group, uint strip_panels
-#ifdef B_NATIVE
+#ifdef DECODES
     ,
     __global float *panels
 #endif
@@ -197,12 +216,13 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemm(
     a += (size_t)k_first * a_stride_k;
     for (uint p = p_begin; p < p_end; p += strip_panels) {
         const uint strip = min(strip_panels, p_end - p), columns = min(n - p * 32, strip * 32);
-#if defined(B_NATIVE)
+#if defined(DECODES)
+        const size_t panel_length = (size_t)((k_length + 31) / 32 * 32) * 32;
         const size_t group = tp_group_id(0) * get_global_size(1) + tp_group_id(1), b_stride_k = 32;
-        __global float *from_b = panels + group * strip_panels * k_length * 32;
+        __global float *from_b = panels + group * strip_panels * panel_length;
         for (uint i = 0; i < strip; i++)
-            decode_panel(from_b + (size_t)i * k_length * 32, b, b_stride, b_first_n + (p + i) * 32, b_first_k, k, min(32u, columns - i * 32));
-#define UNIT(column) (from_b + (size_t)((column) / 32) * k_length * 32 + (column) % 32)
+            decode_panel(from_b + i * panel_length, b, b_stride, b_first_n + (p + i) * 32, b_first_k, k, min(32u, columns - i * 32));
+#define UNIT(column) (from_b + (column) / 32 * panel_length + (column) % 32)
 #elif defined(B_ROW)
         __global const element *from_b = b + (size_t)b_first_k * b_stride + b_first_n + p * 32;
         const size_t b_stride_k = b_stride;
