@@ -74,6 +74,7 @@ static void print_lines(FILE *file, const struct field *fields, size_t n)
     for (size_t i = 0; i < n; ++i) {
         fprintf(file, "%-16s ", fields[i].name);
         switch (fields[i].kind) {
+        case FIELD_REALS:
         case FIELD_NULL:
             fputs("-\n", file);
             break;

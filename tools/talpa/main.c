@@ -19,6 +19,7 @@ static const struct verb verbs[] = {
     {"chat", cmd_chat, "a conversation"},
     {"score", cmd_score, "log-probabilities of given completions"},
     {"verify", cmd_verify, "does this device compute what the ops are defined to compute?"},
+    {"bench", cmd_bench, "how fast are products, ops, training and generation here?"},
     {"doctor", cmd_doctor, "what OpenCL finds on this machine, and what is missing"},
     {"export", cmd_export, "an adapter for other programs: PEFT or GGUF"},
     {"merge", cmd_merge, "a LoRA adapter merged into its base"},
@@ -43,7 +44,7 @@ static void print_help(FILE *file)
 
 static int fail_unknown(const char *word)
 {
-    static const char *const later[] = {"serve", "bench", "tune", "cache"};
+    static const char *const later[] = {"serve", "tune", "cache"};
     const char *names[N_VERBS + 2] = {[N_VERBS] = "--help", [N_VERBS + 1] = "--version"};
     char known[32 * N_VERBS] = "";
     for (size_t i = 0; i < N_VERBS; ++i) {

@@ -110,6 +110,11 @@ struct field field_real(const char *name, double value)
 struct field field_bool(const char *name, bool value) { return (struct field){.name = name, .kind = FIELD_BOOL, .integer = value}; }
 struct field field_null(const char *name) { return (struct field){.name = name, .kind = FIELD_NULL}; }
 
+struct field field_reals(const char *name, const double *values, size_t n)
+{
+    return (struct field){.name = name, .kind = FIELD_REALS, .reals = values, .n_reals = n};
+}
+
 /* ---- JSON ---- */
 
 /** Length of the UTF-8 sequence at `text` (no overlong form, no surrogate), 0 if there is none. */
@@ -184,6 +189,14 @@ void output_object(FILE *file, const struct field *fields, size_t n_fields)
         case FIELD_BOOL:
             fputs(field->integer ? "true" : "false", file);
             break;
+        case FIELD_REALS:
+            fputc('[', file);
+            for (size_t k = 0; k < field->n_reals; ++k) {
+                if (k) fputs(", ", file);
+                output_real(file, field->reals[k]);
+            }
+            fputc(']', file);
+            break;
         }
     }
     fputc('}', file);
@@ -195,6 +208,7 @@ static void cell(FILE *file, const struct field *field, bool csv)
 {
     switch (field->kind) {
     case FIELD_NULL:
+    case FIELD_REALS:
         break;
     case FIELD_INT:
         fprintf(file, "%" PRId64, field->integer);

@@ -35,19 +35,22 @@ int output_flush_stdout(void);
 void output_remove_temporary(void);
 
 /** One named value of a record. */
-enum field_kind { FIELD_NULL, FIELD_TEXT, FIELD_INT, FIELD_REAL, FIELD_BOOL };
+enum field_kind { FIELD_NULL, FIELD_TEXT, FIELD_INT, FIELD_REAL, FIELD_BOOL, FIELD_REALS };
 struct field {
     const char *name;
     enum field_kind kind;
     const char *text;
     int64_t integer;
     double real;
+    const double *reals; /**< FIELD_REALS: an array in JSON, left out of other formats */
+    size_t n_reals;
 };
 struct field field_text(const char *name, const char *text);
 struct field field_int(const char *name, int64_t value);
 struct field field_real(const char *name, double value); /**< not finite: null */
 struct field field_bool(const char *name, bool value);
 struct field field_null(const char *name);
+struct field field_reals(const char *name, const double *values, size_t n);
 
 /** Lists of records, every one with the same fields: begin, record..., end. `single` leaves out the array around one JSON object. */
 void output_begin(struct output *output, enum output_format format, bool single);
