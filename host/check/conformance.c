@@ -6,6 +6,7 @@
 
 #include "base/dtype.h"
 #include "conformance_impl.h"
+#include "exec/tier.h"
 
 void tp_check_emit(struct tp_check_run *run, const struct tp_trial *trial, const char *what, double max_error, double tolerance,
                    enum talpa_status status)
@@ -44,14 +45,21 @@ static enum talpa_status note_variants(struct tp_check_run *run, const struct tp
     return TALPA_OK;
 }
 
-enum talpa_status tp_bench_prepare(struct tp_check_run *run, struct tp_bench *bench)
+static enum talpa_status make_plan(struct tp_check_run *run, struct tp_bench *bench)
 {
-    const struct tp_trial *trial = bench->trial;
-    struct tp_plan_options options = {.dispatch = trial->test->sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE,
+    struct tp_plan_options options = {.dispatch = bench->trial->test->sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE,
+                                      .base_dtype = run->base_dtype,
                                       .guard_bytes = TP_CONFORMANCE_GUARD_BYTES};
     snprintf(options.tier, sizeof options.tier, "%s", run->tier);
     TP_TRY(tp_graph_verify(bench->graph));
-    TP_TRY(tp_plan_create(&bench->plan, bench->graph, tp_device_caps(run->device), &options));
+    TP_TRY(tp_tier_find(&options, run->device));
+    return tp_plan_create(&bench->plan, bench->graph, tp_device_caps(run->device), &options);
+}
+
+enum talpa_status tp_bench_prepare(struct tp_check_run *run, struct tp_bench *bench)
+{
+    const struct tp_trial *trial = bench->trial;
+    TP_TRY(make_plan(run, bench));
     TP_TRY(tp_store_create(&bench->store, run->device));
     for (int i = 0; i < trial->test->n_in; i++) {
         if (bench->in[i] == TP_NONE || trial->test->in[i].kind != TP_WEIGHT) continue;
@@ -201,15 +209,44 @@ static enum talpa_status forward(struct tp_check_run *run, struct tp_trial *tria
 
 /* ---- all cases ---- */
 
+/* Whether the case's product runs on the matrix tier that is checked, and not, because of its shape, on another. */
+static enum talpa_status runs_in_bf16(bool *out, struct tp_check_run *run, struct tp_trial *trial)
+{
+    struct tp_bench bench = {.trial = trial};
+    *out = false;
+    enum talpa_status status = tp_graph_create(&bench.graph);
+    if (status == TALPA_OK) status = tp_trial_graph(trial, bench.graph, bench.in, bench.out);
+    if (status == TALPA_OK) status = make_plan(run, &bench);
+    for (int32_t n = 0; status == TALPA_OK && n < tp_graph_n_nodes(bench.graph); n++)
+        if (bench.plan->variant[n] && !strcmp(bench.plan->variant[n]->tier, run->tier)) *out = true;
+    tp_bench_free(&bench);
+    return status;
+}
+
 static enum talpa_status run_case(struct tp_check_run *run, const struct tp_op *op, const struct tp_case *test)
 {
     struct tp_trial trial;
-    enum talpa_status status = tp_trial_create(&trial, op, test);
+    enum talpa_status status = tp_trial_create(&trial, op, test, false);
+    if (status == TALPA_OK && tp_tier_bit(run->tier)) {
+        bool is_bf16;
+        status = runs_in_bf16(&is_bf16, run, &trial);
+        if (status == TALPA_OK && is_bf16) {
+            tp_trial_free(&trial);
+            status = tp_trial_create(&trial, op, test, true);
+        }
+    }
     bool wants_gradient = false;
     for (int i = 0; i < test->n_in; i++) wants_gradient = wants_gradient || test->in[i].grad;
     if (status == TALPA_OK && forward(run, &trial) == TALPA_OK && wants_gradient) status = tp_conformance_gradient(run, &trial);
     tp_trial_free(&trial);
     return status;
+}
+
+bool tp_conformance_has_tier(struct tp_device *device, const char *tier)
+{
+    struct tp_plan_options options = {.compute_dtype = TP_COMPUTE_F32};
+    snprintf(options.tier, sizeof options.tier, "%s", tier);
+    return tp_tier_find(&options, device) == TALPA_OK && tp_tier_allowed(tp_device_caps(device), &options, tier);
 }
 
 static bool has_tier(const struct tp_op *op, const char *tier)
@@ -234,20 +271,31 @@ static int64_t case_elements(const struct tp_case *test)
     return sum;
 }
 
+static enum talpa_status run_ops(struct tp_check_run *run, const char *op, int64_t max_elements)
+{
+    enum talpa_status status = TALPA_OK;
+    for (size_t i = 0; i < tp_n_ops && status == TALPA_OK; i++) {
+        if ((op && strcmp(op, tp_ops[i]->name) != 0) || !has_tier(tp_ops[i], run->tier)) continue;
+        run->totals.n_ops++;
+        for (int c = 0; c < tp_ops[i]->n_cases && status == TALPA_OK; c++) {
+            if (case_elements(&tp_ops[i]->cases[c]) > max_elements) continue;
+            run->totals.n_cases++;
+            status = run_case(run, tp_ops[i], &tp_ops[i]->cases[c]);
+        }
+    }
+    return status;
+}
+
 enum talpa_status tp_conformance_run_small(struct tp_conformance_totals *totals, struct tp_device *device, const char *op, const char *tier,
                                            int64_t max_elements, tp_conformance_report *report, void *user)
 {
     if (op && !tp_op_find(op)) return tp_fail(TALPA_E_ARGUMENT, "no op is called '%s'", op);
     struct tp_check_run run = {.device = device, .tier = tier, .report = report, .user = user};
-    enum talpa_status status = TALPA_OK;
-    for (size_t i = 0; i < tp_n_ops && status == TALPA_OK; i++) {
-        if ((op && strcmp(op, tp_ops[i]->name) != 0) || !has_tier(tp_ops[i], tier)) continue;
-        run.totals.n_ops++;
-        for (int c = 0; c < tp_ops[i]->n_cases && status == TALPA_OK; c++) {
-            if (case_elements(&tp_ops[i]->cases[c]) > max_elements) continue;
-            run.totals.n_cases++;
-            status = run_case(&run, tp_ops[i], &tp_ops[i]->cases[c]);
-        }
+    enum talpa_status status = run_ops(&run, op, max_elements);
+    /* The matrix tiers have a second form of the same products: weights that stay as in the file, decoded in every run. */
+    if (status == TALPA_OK && tp_tier_bit(tier) && run.base_dtype == TP_BASE_AUTO) {
+        run.base_dtype = TP_BASE_NATIVE;
+        status = run_ops(&run, op, max_elements);
     }
     run.totals.n_variants = run.n_variants;
     free(run.variants);

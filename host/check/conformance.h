@@ -32,6 +32,9 @@ struct tp_conformance_totals {
 enum talpa_status tp_conformance_run(struct tp_conformance_totals *totals, struct tp_device *device, const char *op, const char *tier,
                                      tp_conformance_report *report, void *user);
 
+/** Whether the tier's kernels can run on the device (a matrix tier: permitted and giving right answers). */
+bool tp_conformance_has_tier(struct tp_device *device, const char *tier);
+
 /** The same with the cases only whose inputs have at most `max_elements` elements at their run-time sizes, for slow devices (Oclgrind). */
 enum talpa_status tp_conformance_run_small(struct tp_conformance_totals *totals, struct tp_device *device, const char *op, const char *tier,
                                            int64_t max_elements, tp_conformance_report *report, void *user);

@@ -122,6 +122,11 @@ static void fill(const struct tp_trial *trial, int i, double *out)
     }
 }
 
+static void round_to_bf16(float *x, int64_t n)
+{
+    for (int64_t k = 0; k < n; k++) x[k] = tp_bf16_to_f32(tp_f32_to_bf16(x[k]));
+}
+
 /* Device bytes of input i, and its doubles replaced by what those bytes stand for. */
 static enum talpa_status encode(struct tp_trial *trial, int i)
 {
@@ -138,8 +143,11 @@ static enum talpa_status encode(struct tp_trial *trial, int i)
         return TALPA_OK;
     }
     for (int64_t k = 0; k < n; k++) rounded[k] = (float)trial->in[i][k];
+    if (trial->is_bf16 && type->dtype == TALPA_F32) round_to_bf16(rounded, n);
     tp_dtype_from_f32(trial->bytes[i], rounded, type->dtype, n);
     tp_dtype_to_f32(rounded, trial->bytes[i], type->dtype, n);
+    /* The device reads a quantised or f16 weight as it is stored and rounds it, once, when it makes tiles. */
+    if (trial->is_bf16) round_to_bf16(rounded, n);
     for (int64_t k = 0; k < n; k++) trial->in[i][k] = (double)rounded[k];
     return TALPA_OK;
 }
@@ -177,9 +185,9 @@ static void set_step(struct tp_trial *trial)
     tp_step_set_f32(&trial->step, TP_STEP_ONE, 1.0f);
 }
 
-enum talpa_status tp_trial_create(struct tp_trial *trial, const struct tp_op *op, const struct tp_case *test)
+enum talpa_status tp_trial_create(struct tp_trial *trial, const struct tp_op *op, const struct tp_case *test, bool is_bf16)
 {
-    *trial = (struct tp_trial){.op = op, .test = test};
+    *trial = (struct tp_trial){.op = op, .test = test, .is_bf16 = is_bf16};
     trial->seed = tp_hash_bytes(op->name, strlen(op->name)) ^ (tp_hash_bytes(test->name, strlen(test->name)) << 1);
     set_step(trial);
     for (int i = 0; i < test->n_in; i++) {

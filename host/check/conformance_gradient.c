@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/dtype.h"
 #include "conformance_impl.h"
 
 enum { MAX_SAMPLES = 24, MIN_SAMPLES = 4, SEED_STREAM = 100, SAMPLE_STREAM = 200 };
@@ -36,6 +37,8 @@ static enum talpa_status make_seeds(struct gradient *g)
         for (int64_t i = 0; i < n; i++) {
             g->seeds[o][i] = tp_trial_normal(trial, (uint32_t)(SEED_STREAM + o), (uint64_t)i);
             bytes[i] = (float)g->seeds[o][i];
+            if (trial->is_bf16) bytes[i] = tp_bf16_to_f32(tp_f32_to_bf16(bytes[i]));
+            if (trial->is_bf16) g->seeds[o][i] = (double)bytes[i];
         }
         g->bench.seed_bytes[o] = bytes;
     }

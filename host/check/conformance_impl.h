@@ -14,6 +14,7 @@ struct tp_trial {
     const struct tp_case *test;
     struct tp_arena arena;
     uint64_t seed;
+    bool is_bf16; /* a matrix tier is checked: all values that the reference sees are those of bf16, so that f32 tolerances hold */
     struct tp_type type[TP_CASE_MAX_IN];     /* at the bound */
     struct tp_type run_type[TP_CASE_MAX_IN]; /* dimension 0 at run time */
     double *in[TP_CASE_MAX_IN];              /* room for the bound; the first run-time rows are filled; NULL: omitted */
@@ -24,7 +25,7 @@ struct tp_trial {
 };
 
 /** Generates inputs and step words from a seed made of the names of op and case. tp_trial_free afterwards, also after a failure. */
-enum talpa_status tp_trial_create(struct tp_trial *trial, const struct tp_op *op, const struct tp_case *test);
+enum talpa_status tp_trial_create(struct tp_trial *trial, const struct tp_op *op, const struct tp_case *test, bool is_bf16);
 void tp_trial_free(struct tp_trial *trial);
 
 /** Appends inputs and node to an empty graph: in[] and out[] receive their values (TP_NONE where omitted); notes the output types. */
@@ -49,6 +50,7 @@ double tp_trial_uniform(const struct tp_trial *trial, uint32_t stream, uint64_t 
 struct tp_check_run {
     struct tp_device *device;
     const char *tier;
+    enum tp_base_dtype base_dtype;
     tp_conformance_report *report;
     void *user;
     struct tp_conformance_totals totals;

@@ -5,10 +5,8 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "conformance.h"
+#include "exec/tier.h"
 #include "talpa/verify.h"
-
-static const char *const tiers[] = {"generic", "cpu", "clblast"};
-enum { N_TIERS = sizeof tiers / sizeof *tiers };
 
 struct verifier {
     const struct talpa_verify_callbacks *callbacks;
@@ -45,10 +43,10 @@ static enum talpa_status run(int *n_failed, struct tp_device *device, const stru
     const int64_t max_elements = options->max_elements > 0 ? options->max_elements : INT64_MAX;
     for (size_t i = 0; i < tp_n_ops; i++) {
         if (options->op && strcmp(options->op, tp_ops[i]->name)) continue;
-        for (int t = 0; t < N_TIERS; t++) {
-            if (options->tier && strcmp(options->tier, tiers[t])) continue;
-            if (!strcmp(tiers[t], "cpu") && !tp_device_caps(device)->in_process) continue;
-            TP_TRY(run_op(n_failed, v, device, tp_ops[i], tiers[t], max_elements));
+        for (int t = 0; t < TP_N_TIERS; t++) {
+            if (options->tier && strcmp(options->tier, tp_tiers[t])) continue;
+            if (!tp_conformance_has_tier(device, tp_tiers[t])) continue;
+            TP_TRY(run_op(n_failed, v, device, tp_ops[i], tp_tiers[t], max_elements));
         }
     }
     return TALPA_OK;
@@ -57,9 +55,8 @@ static enum talpa_status run(int *n_failed, struct tp_device *device, const stru
 enum talpa_status talpa_verify(int *n_failed, size_t device, const struct talpa_verify_options *options, const struct talpa_verify_callbacks *callbacks)
 {
     if (options->op && !tp_op_find(options->op)) return tp_fail(TALPA_E_ARGUMENT, "no op is called '%s'", options->op);
-    bool known = !options->tier;
-    for (int t = 0; t < N_TIERS; t++) known = known || !strcmp(options->tier, tiers[t]);
-    if (!known) return tp_fail(TALPA_E_ARGUMENT, "no tier is called '%s', expected generic, cpu or clblast", options->tier);
+    if (options->tier && !tp_tier_is_known(options->tier))
+        return tp_fail(TALPA_E_ARGUMENT, "no tier is called '%s', expected %s", options->tier, tp_tier_names());
     struct tp_device *opened;
     struct verifier v = {.callbacks = callbacks};
     int failed = 0;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/dtype.h"
+#include "exec/tier.h"
 #include "ops/gemm.h"
 #include "runtime/tuning.h"
 
@@ -22,17 +23,6 @@ int32_t tp_plan_position(const struct tp_plan *plan, int32_t node)
 static bool is_layout_only(const struct tp_node *node) { return (node->op->flags & (TP_OP_VIEW | TP_OP_CONCAT)) != 0; }
 
 /* ---- choice of variants and layouts ---- */
-
-/* The tiers' predicates: the one place that decides from the capability record. generic always holds. CLBlast is never the better choice
- * unless measured, so it has to be asked for. */
-static bool tier_allowed(const struct tp_plan *plan, const char *tier)
-{
-    const char *forced = plan->options.tier;
-    if (!strcmp(tier, "generic")) return true;
-    if (!strcmp(tier, "clblast")) return !strcmp(forced, "clblast");
-    /* cpu: one work-item gets the whole vector unit; llvmpipe spreads work-items over the lanes and compiles these kernels for minutes. */
-    return plan->caps.type == TALPA_DEVICE_CPU && plan->caps.in_process && strcmp(forced, "generic");
-}
 
 /* A weight is packed from one upload of its row layout, which therefore has to fit one allocation. */
 static bool can_pack(const struct tp_plan *plan, const struct tp_node *node, const enum tp_layout *in)
@@ -67,7 +57,7 @@ static enum talpa_status choose_variant(struct tp_plan *plan, int32_t n, struct 
         const struct tp_variant *variant = &node->op->variants[v];
         *choice = (struct choice){.in = {TP_LAYOUT_ROW}, .out = {TP_LAYOUT_ROW}};
         const struct tp_lower lower = lower_for(plan, n, choice);
-        if (!tier_allowed(plan, variant->tier) || (variant->applies && !variant->applies(&lower))) continue;
+        if (!tp_tier_allowed(&plan->caps, &plan->options, variant->tier) || (variant->applies && !variant->applies(&lower))) continue;
         if (variant->layouts) variant->layouts(&lower, choice->in, choice->out);
         if (!can_pack(plan, node, choice->in)) continue;
         plan->variant[n] = variant;
@@ -215,10 +205,8 @@ static enum talpa_status build(struct tp_plan *plan, struct choice *choices, siz
 static enum talpa_status create(struct tp_plan **out, const struct talpa_graph *graph, const struct talpa_device_caps *caps,
                                 const struct tp_plan_options *options)
 {
-    static const char *const tiers[] = {"", "generic", "cpu", "clblast"};
-    bool known = false;
-    for (size_t i = 0; i < sizeof tiers / sizeof *tiers; i++) known = known || !strcmp(options->tier, tiers[i]);
-    if (!known) return tp_fail(TALPA_E_ARGUMENT, "TALPA_TIER is '%s', expected generic, cpu or clblast", options->tier);
+    if (options->tier[0] && !tp_tier_is_known(options->tier))
+        return tp_fail(TALPA_E_ARGUMENT, "TALPA_TIER is '%s', expected %s", options->tier, tp_tier_names());
 
     const size_t n_nodes = (size_t)tp_graph_n_nodes(graph) + 1, n_values = (size_t)tp_graph_n_values(graph) + 1;
     struct tp_plan *plan = calloc(1, sizeof *plan);

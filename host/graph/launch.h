@@ -46,16 +46,21 @@ struct tp_launch {
 };
 
 enum tp_dispatch { TP_DISPATCH_DENSE, TP_DISPATCH_SPARSE };
+/** Arithmetic of the products with frozen weights: f32, or bf16 operands with f32 sums where the device has a matrix tier. */
+enum tp_compute_dtype { TP_COMPUTE_F32, TP_COMPUTE_BF16 };
 enum tp_base_dtype { TP_BASE_AUTO, TP_BASE_NATIVE, TP_BASE_BF16, TP_BASE_F32 };
 
 struct tp_tuning; /* runtime/tuning.h */
 
 /** Choices that lowering may depend on besides shapes, attributes and capabilities. */
 struct tp_plan_options {
-    char tier[16];               /* forced tier ("generic", "cpu", "clblast"), "" = best that applies */
+    char tier[16];               /* forced tier (a name of exec/tier.h), "" = best that applies */
     enum tp_dispatch dispatch;   /* expert products: dense or sparse */
     enum tp_base_dtype base_dtype; /* frozen weights: as in the file, or converted */
     const struct tp_tuning *tuning; /* values of the kernels' parameters; borrowed. NULL: the plan reads the device's tuning files */
+    enum tp_compute_dtype compute_dtype;
+    unsigned matrix_tiers;       /* bits (tp_tier_bit of exec/tier.h) of the matrix tiers that were found to work on the device */
+    bool amx_emulate;            /* tests: x86_amx in plain C */
     size_t guard_bytes;          /* unused bytes kept after each value (tests), a multiple of 1024 or 0 */
 };
 

@@ -9,7 +9,10 @@ static size_t panel_element_bytes(enum tp_layout layout)
     return layout == TP_LAYOUT_PANEL_BF16 || layout == TP_LAYOUT_PANEL_T_BF16 ? 2 : 4;
 }
 
-static bool is_transposed(enum tp_layout layout) { return layout == TP_LAYOUT_PANEL_T_F32 || layout == TP_LAYOUT_PANEL_T_BF16; }
+static bool is_transposed(enum tp_layout layout)
+{
+    return layout == TP_LAYOUT_PANEL_T_F32 || layout == TP_LAYOUT_PANEL_T_BF16 || layout == TP_LAYOUT_TILE_T_BF16;
+}
 
 size_t tp_layout_quant_block_bytes(enum talpa_dtype dtype)
 {
@@ -41,6 +44,9 @@ const char *tp_layout_name(enum tp_layout layout)
         [TP_LAYOUT_PANEL_T_F32] = "panel_t_f32",
         [TP_LAYOUT_PANEL_T_BF16] = "panel_t_bf16",
         [TP_LAYOUT_QUANT] = "quant",
+        [TP_LAYOUT_ROW_BF16] = "row_bf16",
+        [TP_LAYOUT_TILE_BF16] = "tile_bf16",
+        [TP_LAYOUT_TILE_T_BF16] = "tile_t_bf16",
     };
     return names[layout];
 }
@@ -48,6 +54,7 @@ const char *tp_layout_name(enum tp_layout layout)
 int64_t tp_layout_units(const struct tp_type *type, enum tp_layout layout)
 {
     if (layout == TP_LAYOUT_ROW) return type->shape.rank == 1 ? type->shape.dim[0] / tp_dtype_block(type->dtype) : type->shape.dim[0];
+    if (layout == TP_LAYOUT_ROW_BF16) return panels(type->shape.dim[0]) * TP_PANEL;
     return panels(type->shape.dim[is_transposed(layout) ? 1 : 0]);
 }
 
@@ -60,6 +67,8 @@ size_t tp_layout_unit_bytes(const struct tp_type *type, enum tp_layout layout)
         return tp_dtype_bytes(type->dtype, n);
     }
     if (layout == TP_LAYOUT_QUANT) return (size_t)(type->shape.dim[1] / TP_PANEL) * tp_layout_quant_block_bytes(type->dtype);
+    if (layout == TP_LAYOUT_ROW_BF16) return (size_t)panels(type->shape.dim[1]) * TP_PANEL * 2;
+    if (tp_layout_is_tile(layout)) return (size_t)panels(type->shape.dim[is_transposed(layout) ? 0 : 1]) * TP_PANEL * TP_PANEL * 2;
     return (size_t)type->shape.dim[is_transposed(layout) ? 0 : 1] * TP_PANEL * panel_element_bytes(layout);
 }
 

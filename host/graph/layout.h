@@ -12,7 +12,12 @@
  *                Levels of 4 bits (Q4_0, Q4_1, Q4_K): bytes [16][32 rows], column c in the low half, c + 16 in the high half; unsigned,
  *                from Q4_0 the reader takes away 8. Others: bytes [32 columns][32 rows], signed and centred (Q5_0, Q8_0, Q6_K) or
  *                unsigned (Q5_1, Q5_K). Rows past N are zero. Read through kernels/common/quant_panel.clh.
- * A GEMM out[m, j] = sum_i a[m, i] * W reads `panel` for W^T (i = k, j = n) and `panel_t` for W (i = n, j = k); `quant` serves both. */
+ *   row_bf16     matrix [M, K] in bf16 (round to nearest even), row-major, columns up to the next multiple of 32 are zero; room for rows up
+ *                to the next multiple of 32, which are not written
+ *   tile_bf16    matrix [N, K] as [ceil(N/32)][ceil(K/32)][2 halves of 16 n][16 pairs of k][16 n][2] bf16, zeros past N and K
+ *   tile_t_bf16  the same of the transposed matrix: [ceil(K/32)][ceil(N/32)][2 halves of 16 k][16 pairs of n][16 k][2]
+ * A GEMM out[m, j] = sum_i a[m, i] * W reads `panel` for W^T (i = k, j = n) and `panel_t` for W (i = n, j = k); `quant` serves both. The
+ * matrix tiers multiply row_bf16 by tile_bf16 (W^T) or tile_t_bf16 (W). */
 #ifndef TP_LAYOUT_H
 #define TP_LAYOUT_H
 
@@ -25,6 +30,9 @@ enum tp_layout {
     TP_LAYOUT_PANEL_T_F32,
     TP_LAYOUT_PANEL_T_BF16,
     TP_LAYOUT_QUANT,
+    TP_LAYOUT_ROW_BF16,
+    TP_LAYOUT_TILE_BF16,
+    TP_LAYOUT_TILE_T_BF16,
     TP_N_LAYOUTS
 };
 
@@ -39,6 +47,7 @@ static inline bool tp_layout_is_bf16(enum tp_layout layout)
 {
     return layout == TP_LAYOUT_PANEL_BF16 || layout == TP_LAYOUT_PANEL_T_BF16;
 }
+static inline bool tp_layout_is_tile(enum tp_layout layout) { return layout == TP_LAYOUT_TILE_BF16 || layout == TP_LAYOUT_TILE_T_BF16; }
 /** Bytes of a value of this type in this layout (at the bound). Panel layouts and quant take 2-D values only. */
 size_t tp_layout_bytes(const struct tp_type *type, enum tp_layout layout);
 /** Units that storage may be split at (rows, or whole panels) and the bytes of one: a value of u units is kept in parts of whole units. */

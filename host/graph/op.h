@@ -25,7 +25,7 @@ enum talpa_status tp_infer_expect(const struct tp_infer *infer, int operand, int
 /** One way to run an op. Variants of an op are listed best tier first; the first one whose tier is allowed and that applies is taken.
  *  The last one must be "generic" with applies == NULL: complete and right for everything that `infer` accepts. */
 struct tp_variant {
-    const char *tier; /* "generic", "cpu", "clblast": the folder of its kernels; host/exec/plan.c holds the tiers' predicates on devices */
+    const char *tier; /* the folder of its kernels; host/exec/tier.c lists them and says which devices they are for */
     bool (*applies)(const struct tp_lower *lower); /* shapes and options that it takes, NULL: all; layouts are not yet chosen when it is called */
     /** Layouts that it wants of its inputs and makes of its outputs; both arrays come preset to row. NULL: all row. */
     void (*layouts)(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out);

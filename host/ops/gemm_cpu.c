@@ -112,6 +112,7 @@ static struct shares share_out(const struct tp_lower *lower, const struct tp_gem
 
 size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
 {
+    if (g->a_layout == TP_LAYOUT_ROW_BF16) return tp_gemm_x86_panel_bytes(lower, g);
     const struct tile tile = tile_of(lower);
     return decodes(g) ? (size_t)(decoding_groups(lower, &tile, g->k) * tile.block_panels * panel_bytes(g->k)) : 0;
 }

@@ -37,4 +37,17 @@ void tp_gemm_cpu_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece)
 /** Groups of a launch that keep every core busy with little imbalance at the end, few enough that starting them costs nothing. */
 int64_t tp_gemm_cpu_groups(const struct tp_lower *lower);
 
+/* ---- gemm_x86.c: the matrix tiers x86_bf16 and x86_amx ---- */
+
+bool tp_gemm_is_x86(const char *tier);
+/** Whether the tiers multiply by this b (tiles, or quant), whose storage has n_parts parts. */
+bool tp_gemm_x86_accepts(const struct tp_gemm *gemm, int n_parts);
+/** Scratch that b is decoded to; 0 if it is kept in tiles. */
+size_t tp_gemm_x86_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *gemm);
+/** The launch of one piece; a must be in row_bf16. */
+void tp_gemm_x86_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, const char *tier);
+/** The launch that rounds m rows of n f32, `stride` elements apart, to row_bf16. `rows`: run-time size of m. */
+void tp_pack_rows_emit(struct tp_lower *source, struct tp_operand from, struct tp_lower *target, struct tp_operand to,
+                       enum tp_step_word rows, int64_t m, int64_t n, int64_t stride);
+
 #endif

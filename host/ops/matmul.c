@@ -89,12 +89,14 @@ static struct tp_gemm describe(const struct tp_lower *lower)
                            .k_rows = k.rows,
                            .a_stride_m = ta ? 1 : k.n,
                            .a_stride_k = ta ? out->shape.dim[0] : 1,
+                           .a_layout = lower->in_layout[A],
                            .b_layout = lower->in_layout[B],
                            .b_dtype = b->dtype,
                            .b_is_nk = tb,
                            .out_stride = out->shape.dim[1],
                            .has_c = tp_lower_has_in(lower, C),
                            .c = tp_in(C)};
+    if (gemm.a_layout == TP_LAYOUT_ROW_BF16) gemm.a_stride_m = (k.n + TP_PANEL - 1) / TP_PANEL * TP_PANEL;
     gemm.b_stride = gemm.b_layout == TP_LAYOUT_ROW || gemm.b_layout == TP_LAYOUT_QUANT ? b->shape.dim[1] : k.n;
     return gemm;
 }
@@ -120,6 +122,22 @@ static void layouts_cpu(const struct tp_lower *lower, enum tp_layout *in, enum t
     in[B] = as_rows.b_is_nk ? (bf16 ? TP_LAYOUT_PANEL_BF16 : TP_LAYOUT_PANEL_F32) : (bf16 ? TP_LAYOUT_PANEL_T_BF16 : TP_LAYOUT_PANEL_T_F32);
 }
 
+/* Frozen weights with more rows than the few that are a matter of memory bandwidth; what is trained or computed stays in f32. */
+static bool applies_x86(const struct tp_lower *lower)
+{
+    const bool is_weight = tp_graph_value(lower->graph, lower->node->in[B])->kind == TP_WEIGHT;
+    return is_weight && !lower->node->attrs.i[0] && tp_lower_out(lower, 0)->shape.dim[0] > TP_GEMM_FEW_ROWS;
+}
+
+static void layouts_x86(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)out;
+    const bool native = lower->options->base_dtype == TP_BASE_NATIVE && tp_layout_takes_quant(tp_lower_in(lower, B)) &&
+                        tp_lower_n_parts(lower, B) == 1;
+    in[A] = TP_LAYOUT_ROW_BF16;
+    in[B] = native ? TP_LAYOUT_QUANT : lower->node->attrs.i[1] ? TP_LAYOUT_TILE_BF16 : TP_LAYOUT_TILE_T_BF16;
+}
+
 static bool applies_clblast(const struct tp_lower *lower)
 {
     const struct tp_gemm gemm = describe(lower);
@@ -129,16 +147,21 @@ static bool applies_clblast(const struct tp_lower *lower)
 static enum talpa_status lower_tier(struct tp_lower *lower, const char *tier)
 {
     struct tp_gemm gemm = describe(lower);
-    const size_t panel_bytes = strcmp(tier, "cpu") ? 0 : tp_gemm_panel_bytes(lower, &gemm);
+    const bool decodes = strcmp(tier, "generic") && strcmp(tier, "clblast");
+    const size_t panel_bytes = decodes ? tp_gemm_panel_bytes(lower, &gemm) : 0;
     if (panel_bytes) gemm.panels = tp_scratch(tp_lower_scratch(lower, panel_bytes));
     return tp_gemm_emit(lower, &gemm, tier);
 }
 
 static enum talpa_status lower_cpu(struct tp_lower *lower) { return lower_tier(lower, "cpu"); }
+static enum talpa_status lower_x86_amx(struct tp_lower *lower) { return lower_tier(lower, "x86_amx"); }
+static enum talpa_status lower_x86_bf16(struct tp_lower *lower) { return lower_tier(lower, "x86_bf16"); }
 static enum talpa_status lower_clblast(struct tp_lower *lower) { return lower_tier(lower, "clblast"); }
 static enum talpa_status lower_generic(struct tp_lower *lower) { return lower_tier(lower, "generic"); }
 
 static const struct tp_variant variants[] = {{"clblast", applies_clblast, NULL, lower_clblast},
+                                             {"x86_amx", applies_x86, layouts_x86, lower_x86_amx},
+                                             {"x86_bf16", applies_x86, layouts_x86, lower_x86_bf16},
                                              {"cpu", applies_cpu, layouts_cpu, lower_cpu},
                                              {"cpu", NULL, NULL, lower_cpu},
                                              {"generic", NULL, NULL, lower_generic}};

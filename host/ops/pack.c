@@ -17,12 +17,20 @@ enum talpa_status tp_pack_emit(struct tp_lower *lower, talpa_value value, enum t
                               .options = lower->options, .in_layout = &row, .list = lower->list};
     struct tp_lower target = source;
     target.in_layout = &layout;
+    if (layout == TP_LAYOUT_ROW_BF16) {
+        if (type->dtype != TALPA_F32) return tp_fail(TALPA_E_INTERNAL, "only f32 values have the layout %s", tp_layout_name(layout));
+        tp_pack_rows_emit(&source, tp_in(0), &target, tp_in(0), type->rows, type->shape.dim[0], type->shape.dim[1], type->shape.dim[1]);
+        return TALPA_OK;
+    }
     int64_t first_panel, n_panels;
     tp_lower_part(&target, 0, part, &first_panel, &n_panels);
 
-    const bool transposed = layout == TP_LAYOUT_PANEL_T_F32 || layout == TP_LAYOUT_PANEL_T_BF16;
-    struct tp_launch *launch = quant ? tp_lower_launch(&source, "cpu/pack_quant.cl", "pack_quant")
-                                     : tp_lower_launch(&source, "cpu/pack.cl", "pack");
+    const bool transposed = layout == TP_LAYOUT_PANEL_T_F32 || layout == TP_LAYOUT_PANEL_T_BF16 || layout == TP_LAYOUT_TILE_T_BF16;
+    const bool tiles = tp_layout_is_tile(layout);
+    struct tp_launch *launch = quant   ? tp_lower_launch(&source, "cpu/pack_quant.cl", "pack_quant")
+                               : tiles ? tp_lower_launch(&source, "cpu/pack_bf16.cl", "pack_tiles")
+                                       : tp_lower_launch(&source, "cpu/pack.cl", "pack");
+    if (tiles) tp_launch_option(launch, "-DTILES=1");
     tp_launch_option(launch, "%s", tp_gemm_weight_option(type->dtype));
     if (transposed) tp_launch_option(launch, "-DTRANSPOSED=1");
     if (tp_layout_is_bf16(layout)) tp_launch_option(launch, "-DTO_BF16=1");

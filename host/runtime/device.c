@@ -403,3 +403,5 @@ void tp_device_close(struct tp_device *device)
 const struct talpa_device_caps *tp_device_caps(const struct tp_device *device) { return &device->caps; }
 size_t tp_device_index(const struct tp_device *device) { return device->index; }
 bool tp_device_is_profiling(const struct tp_device *device) { return device->is_profiling; }
+
+struct tp_device_tiers *tp_device_tiers(struct tp_device *device) { return &device->tiers; }

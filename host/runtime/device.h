@@ -37,6 +37,13 @@ bool tp_device_is_profiling(const struct tp_device *device);
  *  The writer must stand where a value is expected. */
 enum talpa_status tp_device_caps_json(struct tp_json_writer *writer, const struct talpa_device_caps *caps);
 
+/** What is known of the matrix tiers on this device (exec/tier.c keeps it here): bits of those that were tried and of those that work. */
+struct tp_device_tiers {
+    unsigned asked, works;
+    bool told; /* that there is none */
+};
+struct tp_device_tiers *tp_device_tiers(struct tp_device *device);
+
 /** "cpu", "gpu", "accelerator". */
 const char *tp_device_type_name(enum talpa_device_type type);
 

@@ -67,6 +67,7 @@ struct tp_device {
     bool collects;                /* records go to the profile of the process instead of being kept */
     int profile_device;           /* its number there */
     struct tp_launch_extra extra; /* of the next launch (tp_queue_describe) */
+    struct tp_device_tiers tiers;
     struct tp_program *programs;
     struct tp_program_counts counts;
     struct tp_profile profile;

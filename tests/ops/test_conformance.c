@@ -1,5 +1,5 @@
 /* Runs every case of every op on the default device, tier by tier (host/check/conformance.h).
- * For work on one op: `test_ops_conformance OP` or TALPA_CONFORMANCE_OP=OP, and TALPA_TIER=generic|cpu|clblast for one tier only; the
+ * For work on one op: `test_ops_conformance OP` or TALPA_CONFORMANCE_OP=OP, and TALPA_TIER=NAME for one tier only; the
  * checks of one op are then printed one by one. TALPA_CONFORMANCE_ELEMENTS=N leaves out the cases with more than N input elements. */
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "check/conformance.h"
+#include "exec/tier.h"
 
 static struct {
     struct tp_device *device;
@@ -20,8 +21,6 @@ static struct {
     int64_t max_elements;
     int n_failed, n_printed;
 } fixture;
-
-static const char *const tiers[] = {"generic", "cpu", "clblast"};
 
 static void report(const struct tp_conformance_result *result, void *user)
 {
@@ -42,18 +41,18 @@ static void test_op(void **state)
 {
     const struct tp_op *op = *state;
     int n_failed = 0;
-    for (size_t t = 0; t < sizeof tiers / sizeof *tiers; t++) {
-        if (fixture.tier ? strcmp(fixture.tier, tiers[t]) != 0 : false) continue;
-        if (!strcmp(tiers[t], "cpu") && !tp_device_caps(fixture.device)->in_process) continue;
+    for (int t = 0; t < TP_N_TIERS; t++) {
+        if (fixture.tier ? strcmp(fixture.tier, tp_tiers[t]) != 0 : false) continue;
+        if (!tp_conformance_has_tier(fixture.device, tp_tiers[t])) continue;
         struct tp_conformance_totals totals;
         double worst = 0;
         const int64_t start = tp_clock_now_ns();
-        if (tp_conformance_run_small(&totals, fixture.device, op->name, tiers[t], fixture.max_elements, report, &worst) != TALPA_OK) {
+        if (tp_conformance_run_small(&totals, fixture.device, op->name, tp_tiers[t], fixture.max_elements, report, &worst) != TALPA_OK) {
             print_error("%s: %s\n", op->name, talpa_error_message());
             fail();
         }
         if (!totals.n_ops) continue;
-        printf("  %-32s %-8s %3d cases %4d checks %3d failed, %d variants, error/tolerance %.2g, %.1f s\n", op->name, tiers[t],
+        printf("  %-32s %-8s %3d cases %4d checks %3d failed, %d variants, error/tolerance %.2g, %.1f s\n", op->name, tp_tiers[t],
                totals.n_cases, totals.n_checks, totals.n_failed, totals.n_variants, worst, (double)(tp_clock_now_ns() - start) * 1e-9);
         fflush(stdout);
         n_failed += totals.n_failed;
@@ -103,6 +102,8 @@ static int open_device(void **state)
     if (talpa_device_list(&caps, &n) != TALPA_OK) return -1;
     const enum talpa_status status = talpa_device_select(&index, caps, n, NULL);
     if (status == TALPA_OK) printf("device: %s\n", caps[index].name);
+    /* Without tiles in the processor, the kernels of x86_amx run with the instructions written out in C. */
+    if (status == TALPA_OK && !strstr(caps[index].cpu_features, "amx_bf16")) setenv("TALPA_AMX_EMULATE", "1", 0);
     free(caps);
     if (status == TALPA_OK && tp_device_open(&fixture.device, index, false) == TALPA_OK) return 0;
     print_error("%s\n", talpa_error_message());
