@@ -81,7 +81,7 @@ static enum talpa_status open_runner(struct runner *r, const struct talpa_model 
     struct tp_plan_options options;
     TP_TRY(tp_engine_open(&r->engine, device, model));
     TP_TRY(tp_eval_graph_create(&r->eval, model, adapter, MAX_TOKENS, MAX_TOKENS, true));
-    TP_TRY(tp_engine_plan_options(&options, TALPA_BASE_NATIVE));
+    TP_TRY(tp_engine_plan_options(&options, TALPA_BASE_NATIVE, TALPA_COMPUTE_F32));
     TP_TRY(tp_program_set_create(&r->set, &r->engine, r->eval.graph, &options, true, false));
     TP_TRY(tp_batch_create(&r->batch, MAX_TOKENS, MAX_TOKENS));
     if (!adapter) return TALPA_OK;

@@ -60,14 +60,14 @@ static void default_step(struct talpa_program *p)
 }
 
 static enum talpa_status prepare(struct talpa_program *p, size_t device, const struct talpa_weight *weights, int n_weights,
-                                 enum talpa_base_dtype base_dtype, enum talpa_expert_dispatch dispatch)
+                                 enum talpa_base_dtype base_dtype, enum talpa_compute_dtype compute_dtype, enum talpa_expert_dispatch dispatch)
 {
     struct tp_plan_options options;
     TP_TRY(tp_graph_verify(p->graph));
     TP_TRY(tp_device_open(&p->device, device, false));
     TP_TRY(tp_store_create(&p->store, p->device));
     TP_TRY(bind_weights(p, weights, n_weights));
-    TP_TRY(tp_engine_plan_options(&options, base_dtype));
+    TP_TRY(tp_engine_plan_options(&options, base_dtype, compute_dtype));
     options.dispatch = dispatch == TALPA_DISPATCH_SPARSE ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE;
     TP_TRY(tp_plan_create(&p->plan, p->graph, tp_device_caps(p->device), &options));
     TP_TRY(tp_executor_create(&p->executor, p->store, &p->plan, 1));
@@ -80,13 +80,13 @@ static enum talpa_status prepare(struct talpa_program *p, size_t device, const s
 
 enum talpa_status talpa_program_create(struct talpa_program **out, struct talpa_graph *graph, size_t device,
                                        const struct talpa_weight *weights, int n_weights, struct talpa_parameters *parameters,
-                                       enum talpa_base_dtype base_dtype, enum talpa_expert_dispatch dispatch)
+                                       enum talpa_base_dtype base_dtype, enum talpa_compute_dtype compute_dtype, enum talpa_expert_dispatch dispatch)
 {
     struct talpa_program *program = calloc(1, sizeof *program);
     if (!program) return tp_fail_memory("program", sizeof *program);
     program->graph = graph;
     program->parameters = parameters;
-    const enum talpa_status status = prepare(program, device, weights, n_weights, base_dtype, dispatch);
+    const enum talpa_status status = prepare(program, device, weights, n_weights, base_dtype, compute_dtype, dispatch);
     if (status == TALPA_OK) *out = program;
     else talpa_program_free(program);
     return status;

@@ -91,7 +91,7 @@ static enum talpa_status build(struct product *p, struct tp_engine *engine, cons
     tp_graph_mark_output(p->graph, p->y);
     TP_TRY(tp_store_create(&engine->store, engine->device));
     TP_TRY(tp_store_bind(engine->store, "w", &source));
-    TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype));
+    TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype, o->compute_dtype));
     TP_TRY(tp_program_set_create(&p->set, engine, p->graph, &plan_options, true, false));
     return tp_executor_write(p->set.executor, p->x, p->x_data, n_x * sizeof(float));
 }
@@ -100,7 +100,8 @@ static enum talpa_status measure(struct product *p, struct tp_engine *engine, st
                                  const struct talpa_bench_options *o)
 {
     struct talpa_bench_row row = tp_bench_row();
-    const double bound = o->base_dtype == TALPA_BASE_BF16 ? tolerance_bf16 : tolerance;
+    const bool bf16 = o->base_dtype == TALPA_BASE_BF16 || o->compute_dtype == TALPA_COMPUTE_BF16;
+    const double bound = bf16 ? tolerance_bf16 : tolerance;
     double ns = 0.0;
     snprintf(row.test, sizeof row.test, "gemm %dx%dx%d %s", p->shape.m, p->shape.k, p->shape.n, tp_dtype_name(o->weight_dtype));
     TP_TRY(build(p, engine, o));

@@ -43,7 +43,7 @@ static enum talpa_status prepare(struct tp_bench_training *t, struct talpa_model
     tp_adapter_init(bank, t->adapter, o->seed);
     const struct tp_train_dispatch dispatch = tp_train_dispatch(o, t->adapter);
     enum talpa_status status = tp_engine_open(&t->engine, options->device, model);
-    if (status == TALPA_OK) status = tp_engine_plan_options(&plan_options, o->base_dtype);
+    if (status == TALPA_OK) status = tp_engine_plan_options(&plan_options, o->base_dtype, o->compute_dtype);
     if (status == TALPA_OK) status = tp_train_graph_create(&t->train, model, t->adapter, &graph);
     if (status == TALPA_OK)
         status = tp_program_set_create(&t->set, &t->engine, t->train.graph, &plan_options, !dispatch.starts_sparse, dispatch.starts_sparse);

@@ -61,7 +61,7 @@ enum talpa_status tp_eval_context_scorer(struct tp_eval_context *c, const struct
     if (c->has_engine && tp_likelihood_fits(&c->likelihood, tokens, (uint32_t)labels)) return TALPA_OK;
     drop_scorer(c);
     struct tp_plan_options plan;
-    TP_TRY(tp_engine_plan_options(&plan, options->base_dtype));
+    TP_TRY(tp_engine_plan_options(&plan, options->base_dtype, options->compute_dtype));
     const bool sparse = tp_adapter_is_sparse(c->adapter, options->dispatch);
     TP_TRY(tp_engine_open(&c->engine, c->device, c->model));
     c->has_engine = true;
@@ -81,6 +81,7 @@ enum talpa_status tp_eval_context_generator(struct tp_eval_context *c, const str
     session.n_ctx = n_ctx;
     session.n_sequences = options->batch_size;
     session.base_dtype = options->base_dtype;
+    session.compute_dtype = options->compute_dtype;
     session.dispatch = options->dispatch;
     TP_TRY(talpa_session_open(&c->session, c->model, c->device, &session));
     c->session_ctx = n_ctx;

@@ -140,9 +140,9 @@ static enum talpa_status describe_inputs(struct run *r)
     const char *text =
         tp_arena_printf(&r->arena,
                         "metric=%s by=%s few_shot=%d%s seed=%" PRIu64 " limit=%" PRId64 " max_new_tokens=%d ctx_size=%d stride=%d "
-                        "base_dtype=%d dispatch=%d",
+                        "base_dtype=%d compute_dtype=%d dispatch=%d",
                         talpa_metric_name(r->score.metric), tp_eval_by_name(o->by), o->few_shot, o->few_shot_random ? " random" : "",
-                        o->seed, o->limit, r->max_new, r->ctx, r->stride, (int)o->base_dtype, (int)o->dispatch);
+                        o->seed, o->limit, r->max_new, r->ctx, r->stride, (int)o->base_dtype, (int)(o->compute_dtype == TALPA_COMPUTE_BF16), (int)o->dispatch);
     r->inputs.list[r->inputs.n++] = (struct tp_journal_input){"options", text};
     return text ? TALPA_OK : TALPA_E_DEVICE;
 }

@@ -45,7 +45,7 @@ static enum talpa_status prepare(struct talpa_session *s, const struct talpa_ses
     struct tp_plan_options options;
     const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
     TP_TRY(tp_session_build(s, pass));
-    TP_TRY(tp_engine_plan_options(&options, o->base_dtype));
+    TP_TRY(tp_engine_plan_options(&options, o->base_dtype, o->compute_dtype));
     TP_TRY(tp_program_set_create(&g->set, &s->engine, g->graph, &options, !sparse, sparse));
     g->plan = g->set.plan_of[sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE];
     if (!s->adapter) return TALPA_OK;

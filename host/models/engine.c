@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include "base/log.h"
+#include "exec/tier.h"
 #include "runtime/device.h"
 
 enum talpa_status tp_engine_open(struct tp_engine *out, size_t device, const struct talpa_model *model)
@@ -25,7 +26,8 @@ void tp_engine_close(struct tp_engine *engine)
     *engine = (struct tp_engine){0};
 }
 
-enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype)
+enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype,
+                                         enum talpa_compute_dtype compute_dtype)
 {
     static const enum tp_base_dtype base[] = {[TALPA_BASE_AUTO] = TP_BASE_AUTO,
                                               [TALPA_BASE_NATIVE] = TP_BASE_NATIVE,
@@ -33,8 +35,11 @@ enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa
                                               [TALPA_BASE_F32] = TP_BASE_F32};
     if ((size_t)base_dtype >= sizeof base / sizeof *base)
         return tp_fail(TALPA_E_ARGUMENT, "--base-dtype is number %d, expected one of enum talpa_base_dtype", (int)base_dtype);
+    if ((unsigned)compute_dtype > TALPA_COMPUTE_BF16)
+        return tp_fail(TALPA_E_ARGUMENT, "--compute-dtype is number %d, expected one of enum talpa_compute_dtype", (int)compute_dtype);
     tp_plan_options_default(out);
     out->base_dtype = base[base_dtype];
+    out->compute_dtype = compute_dtype == TALPA_COMPUTE_BF16 ? TP_COMPUTE_BF16 : TP_COMPUTE_F32;
     return TALPA_OK;
 }
 
@@ -84,7 +89,9 @@ enum talpa_status tp_program_set_plan(struct tp_program_set *out, bool *keeps_na
                                       const struct talpa_device_caps *caps, const struct tp_plan_options *options, bool dense, bool sparse)
 {
     struct tp_program_set set = {0};
-    const enum talpa_status status = plan_all(&set, keeps_native, graph, caps, options, dense, sparse);
+    struct tp_plan_options expected = *options;
+    expected.matrix_tiers = tp_tier_expected(caps);
+    const enum talpa_status status = plan_all(&set, keeps_native, graph, caps, &expected, dense, sparse);
     if (status == TALPA_OK) *out = set;
     else tp_program_set_free(&set);
     return status;
@@ -101,7 +108,9 @@ static enum talpa_status create(struct tp_program_set *set, struct tp_engine *en
                                 const struct tp_plan_options *options, bool dense, bool sparse)
 {
     struct tp_plan *list[TP_MAX_PLANS];
-    TP_TRY(plan_all(set, &engine->keeps_native, graph, tp_device_caps(engine->device), options, dense, sparse));
+    struct tp_plan_options found = *options;
+    TP_TRY(tp_tier_find(&found, engine->device));
+    TP_TRY(plan_all(set, &engine->keeps_native, graph, tp_device_caps(engine->device), &found, dense, sparse));
     const int n = plan_list(list, set);
     return tp_executor_create(&set->executor, engine->store, list, n);
 }

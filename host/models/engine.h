@@ -25,8 +25,10 @@ struct tp_program_set {
     struct tp_executor *executor;
 };
 
-/** Plan options from public ones: environment, base dtype. */
-enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype);
+/** Plan options from public ones: environment, base dtype, compute dtype. The matrix tiers are still to be found: tp_program_set_create
+ *  does, tp_program_set_plan takes those that are expected of the record. */
+enum talpa_status tp_engine_plan_options(struct tp_plan_options *out, enum talpa_base_dtype base_dtype,
+                                         enum talpa_compute_dtype compute_dtype);
 
 /** As tp_plan_create, with a warning in the log if weights stay as in the file for want of memory; options->base_dtype is TP_BASE_NATIVE
  *  then. */

@@ -38,7 +38,7 @@ static enum talpa_status forecast(struct forecast *f, struct talpa_model *model,
     const struct tp_train_graph_options graph = tp_train_options_graph(options);
     TP_TRY(tp_train_graph_create(&f->train, model, f->adapter, &graph));
     if (!caps) return TALPA_OK;
-    TP_TRY(tp_engine_plan_options(&plan_options, options->base_dtype));
+    TP_TRY(tp_engine_plan_options(&plan_options, options->base_dtype, options->compute_dtype));
     const struct tp_train_dispatch dispatch = tp_train_dispatch(options, f->adapter);
     TP_TRY(tp_program_set_plan(&f->set, &keeps_native, f->train.graph, caps, &plan_options, dispatch.dense, dispatch.sparse));
     TP_TRY(tp_program_set_count(&f->ledger, &f->set));

@@ -74,7 +74,7 @@ static enum talpa_status run(struct scorer *s, struct talpa_model *model, size_t
     if (routed) TP_TRY(tp_route_output_check(&o->routes));
     TP_TRY(tp_engine_open(&s->engine, device, model));
     struct tp_plan_options plan_options;
-    TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype));
+    TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype, o->compute_dtype));
     const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
     /* Beyond MOST_TOKENS a pass gains nothing; it then takes fewer rows than --batch-size. */
     const uint64_t wanted = (uint64_t)tp_batch_aligned(longest, TP_BATCH_ALIGNMENT) * (uint64_t)o->batch_size;

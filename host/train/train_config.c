@@ -85,6 +85,7 @@ enum talpa_status tp_train_config_make(struct tp_train_config *out, const struct
     add(&c, "aux_on", "--aux-on", "%s", o->aux_on_probability ? "probability" : "shifted");
     add(&c, "expert_dispatch", "--expert-dispatch", "%s", dispatches[o->dispatch]);
     add(&c, "base_dtype", "--base-dtype", "%s", dtypes[o->base_dtype]);
+    add(&c, "compute_dtype", "--compute-dtype", "%s", o->compute_dtype == TALPA_COMPUTE_BF16 ? "bf16" : "f32");
     *out = c;
     return TALPA_OK;
 }

@@ -30,9 +30,9 @@ enum talpa_status tp_train_options_check(const struct talpa_train_options *o, co
         return tp_fail(TALPA_E_ARGUMENT, "--batch-size %d x --max-seq-length %d is more than %d tokens: use --gradient-accumulation-steps",
                        o->batch_size, o->max_seq_length, INT32_MAX);
     if ((unsigned)o->schedule > TALPA_SCHEDULE_COSINE || (unsigned)o->dispatch > TALPA_DISPATCH_SPARSE ||
-        (unsigned)o->base_dtype > TALPA_BASE_F32)
-        return tp_fail(TALPA_E_ARGUMENT, "schedule %d, dispatch %d, base_dtype %d: expected values of their enums", (int)o->schedule,
-                       (int)o->dispatch, (int)o->base_dtype);
+        (unsigned)o->base_dtype > TALPA_BASE_F32 || (unsigned)o->compute_dtype > TALPA_COMPUTE_BF16)
+        return tp_fail(TALPA_E_ARGUMENT, "schedule %d, dispatch %d, base_dtype %d, compute_dtype %d: expected values of their enums", (int)o->schedule,
+                       (int)o->dispatch, (int)o->base_dtype, (int)o->compute_dtype);
     if (o->accumulation < 1 || o->accumulation > 65536)
         return tp_fail(TALPA_E_ARGUMENT, "--gradient-accumulation-steps is %d, expected 1 to 65536", o->accumulation);
     if (o->max_steps < 0 || (!o->max_steps && !(o->num_epochs > 0.0)))

@@ -68,7 +68,7 @@ static enum talpa_status prepare(struct tp_trainer *t, size_t device)
     TP_TRY(tp_run_folder_open(&t->folder, o->output_dir, o->route_log));
     TP_TRY(tp_trainer_find(t));
     TP_TRY(tp_engine_open(&t->engine, device, t->model));
-    TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype));
+    TP_TRY(tp_engine_plan_options(&plan_options, o->base_dtype, o->compute_dtype));
     const struct tp_train_graph_options options = tp_train_options_graph(o);
     TP_TRY(tp_train_graph_create(&t->train, t->model, t->adapter, &options));
     const bool routed = o->route_log && o->eval_data;

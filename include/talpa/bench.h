@@ -51,6 +51,7 @@ struct talpa_bench_options {
     int warmup;                                /**< runs before them that do not count */
     const struct talpa_bench_peaks *peaks;     /**< for roofline_pct; NULL: NaN */
     enum talpa_base_dtype base_dtype;          /**< gemm */
+    enum talpa_compute_dtype compute_dtype;    /**< gemm */
     enum talpa_dtype weight_dtype;             /**< gemm: TALPA_F32, TALPA_BF16 or a quantised type, as a model file would hold it */
     const struct talpa_bench_shape *shapes;    /**< gemm */
     size_t n_shapes;

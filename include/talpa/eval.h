@@ -58,6 +58,7 @@ struct talpa_eval_options {
     bool allow_code_execution;   /**< unit_tests may run what the model wrote */
     bool allow_other_base;
     enum talpa_base_dtype base_dtype;
+    enum talpa_compute_dtype compute_dtype;
     enum talpa_expert_dispatch dispatch;
     struct talpa_route_output routes; /**< where the adapter's mixture sends the rows' tokens: prompt (with its worked examples) and
                                          completion are run once more for it, whatever the metric; rows of a suite's tasks together */

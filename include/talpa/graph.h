@@ -72,7 +72,8 @@ struct talpa_program;
  *  TALPA_E_ARGUMENT if a weight of the graph is missing in the list, TALPA_E_DEVICE (memory, build). The caller owns *out. */
 enum talpa_status talpa_program_create(struct talpa_program **out, struct talpa_graph *graph, size_t device,
                                        const struct talpa_weight *weights, int n_weights, struct talpa_parameters *parameters,
-                                       enum talpa_base_dtype base_dtype, enum talpa_expert_dispatch dispatch);
+                                       enum talpa_base_dtype base_dtype, enum talpa_compute_dtype compute_dtype,
+                                       enum talpa_expert_dispatch dispatch);
 void talpa_program_free(struct talpa_program *program);
 
 /** Writes an input (n_bytes may be less than its bound). Blocks until copied. */

@@ -18,6 +18,7 @@ struct talpa_session_options {
     int n_sequences;         /**< sequences that run together (rows of a decoding pass) */
     int n_ubatch;            /**< prompt tokens per pass, over all sequences */
     enum talpa_base_dtype base_dtype;
+    enum talpa_compute_dtype compute_dtype;
     enum talpa_expert_dispatch dispatch;
 };
 /** No adapter, n_ctx 0, 1 sequence, 256 prompt tokens per pass, automatic types. */

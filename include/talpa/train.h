@@ -15,6 +15,10 @@ extern "C" {
 
 enum talpa_expert_dispatch { TALPA_DISPATCH_AUTO, TALPA_DISPATCH_DENSE, TALPA_DISPATCH_SPARSE };
 enum talpa_base_dtype { TALPA_BASE_AUTO, TALPA_BASE_NATIVE, TALPA_BASE_BF16, TALPA_BASE_F32 };
+/** Arithmetic of the products with frozen weights. BF16: both operands rounded to bf16 (relative error of a product at most 2^-8 of the sum
+ *  of the absolute values of its terms), sums in f32, on devices that have a matrix tier (AVX512-BF16, AMX); on others f32, with a warning.
+ *  AUTO: F32. */
+enum talpa_compute_dtype { TALPA_COMPUTE_AUTO, TALPA_COMPUTE_F32, TALPA_COMPUTE_BF16 };
 enum talpa_schedule { TALPA_SCHEDULE_CONSTANT, TALPA_SCHEDULE_LINEAR, TALPA_SCHEDULE_COSINE };
 
 /** Everything that decides a training run. talpa_train_default() gives the documented defaults; strings are borrowed. */
@@ -58,6 +62,7 @@ struct talpa_train_options {
     bool allow_other_base;       /**< accept an init_lora that was trained on another base */
     enum talpa_expert_dispatch dispatch;
     enum talpa_base_dtype base_dtype;
+    enum talpa_compute_dtype compute_dtype;
     const char *route_log; /**< mixtures: JSONL of tokens per expert by step and module; with eval_data also what talpa_route_output says of
                                 the held-out rows at the end, and output_dir/routing.svg; NULL: none */
 };
@@ -166,6 +171,7 @@ struct talpa_score_options {
     int max_seq_length;          /**< 0: the model's context length, bounded by the longest row */
     bool score_eos, allow_other_base;
     enum talpa_base_dtype base_dtype;
+    enum talpa_compute_dtype compute_dtype;
     enum talpa_expert_dispatch dispatch;
     struct talpa_route_output routes; /**< where the adapter's mixture sends the rows' tokens */
 };

@@ -53,7 +53,7 @@ static void open_net(struct net *net, const float *weight, const float *head)
     ok(talpa_linear_cross_entropy(&net->loss, &nll, net->graph, y, h, net->rows, net->labels));
     ok(talpa_graph_minimise(&net->norm, net->graph, net->loss, net->parameters, NULL));
     const struct talpa_weight weights[] = {{"head", head}, {"w", weight}};
-    ok(talpa_program_create(&net->program, net->graph, device, weights, 2, net->parameters, TALPA_BASE_AUTO, TALPA_DISPATCH_AUTO));
+    ok(talpa_program_create(&net->program, net->graph, device, weights, 2, net->parameters, TALPA_BASE_AUTO, TALPA_COMPUTE_AUTO, TALPA_DISPATCH_AUTO));
 }
 
 static void close_net(struct net *net)
@@ -174,11 +174,11 @@ static void test_refusals(void **state)
     talpa_graph_output(graph, y);
     ok(talpa_parameters_create(&parameters, p, graph, (const struct talpa_shape[]){shape(2, 2)}, 1));
     expect(talpa_parameters_create(&parameters, p, graph, (const struct talpa_shape[]){shape(2, 2)}, 1), TALPA_E_ARGUMENT, "already");
-    expect(talpa_program_create(&program, graph, device, NULL, 0, NULL, TALPA_BASE_AUTO, TALPA_DISPATCH_AUTO), TALPA_E_ARGUMENT,
+    expect(talpa_program_create(&program, graph, device, NULL, 0, NULL, TALPA_BASE_AUTO, TALPA_COMPUTE_AUTO, TALPA_DISPATCH_AUTO), TALPA_E_ARGUMENT,
            "weight 'w'");
     const float weight[12] = {0};
     const struct talpa_weight weights[] = {{"w", weight}};
-    ok(talpa_program_create(&program, graph, device, weights, 1, NULL, TALPA_BASE_AUTO, TALPA_DISPATCH_AUTO));
+    ok(talpa_program_create(&program, graph, device, weights, 1, NULL, TALPA_BASE_AUTO, TALPA_COMPUTE_AUTO, TALPA_DISPATCH_AUTO));
     float big[8] = {0};
     expect(talpa_program_write(program, x, big, sizeof big), TALPA_E_ARGUMENT, "32 bytes");
     expect(talpa_program_write(program, y, big, 4), TALPA_E_ARGUMENT, "no input");

@@ -226,7 +226,7 @@ static void test_repeated_rows(void **state)
     static const int32_t labels[] = {60, 7, 200, 90};
     float together[4], alone[4];
     golden_ok(tp_engine_open(&engine, device, model));
-    golden_ok(tp_engine_plan_options(&plan, TALPA_BASE_AUTO));
+    golden_ok(tp_engine_plan_options(&plan, TALPA_BASE_AUTO, TALPA_COMPUTE_AUTO));
     golden_ok(tp_likelihood_create(&likelihood, &engine, model, NULL, NULL, &plan, false, 64, 16, NULL));
     const struct tp_likelihood_item all = {.ids = ids, .n_ids = 5, .rows = rows, .labels = labels, .n_labels = 4, .nll = together};
     golden_ok(tp_likelihood_run(&likelihood, &all, 1, 1));

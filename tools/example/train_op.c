@@ -98,7 +98,7 @@ static enum talpa_status prepare(struct example *e, const float *weight, const f
     free(devices);
     TRY(status);
     const struct talpa_weight weights[] = {{"weight", weight}, {"head", head}};
-    TRY(talpa_program_create(&e->program, e->graph, device, weights, 2, e->parameters, TALPA_BASE_AUTO, TALPA_DISPATCH_AUTO));
+    TRY(talpa_program_create(&e->program, e->graph, device, weights, 2, e->parameters, TALPA_BASE_AUTO, TALPA_COMPUTE_AUTO, TALPA_DISPATCH_AUTO));
     /* As usual for LoRA: A random, B zero, so that training starts from the frozen layer. */
     e->bank = calloc((size_t)talpa_parameters_elements(e->parameters), sizeof *e->bank);
     if (!e->bank) return TALPA_E_DEVICE;

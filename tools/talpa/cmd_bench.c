@@ -118,10 +118,12 @@ static int check(struct bench *b, const struct options *options)
     b->session.n_ubatch = b->n_ubatch;
     b->session.n_sequences = options_source(options, "batch-size") == OPTION_DEFAULT ? 1 : b->train.options.batch_size;
     b->session.base_dtype = b->train.options.base_dtype;
+    b->session.compute_dtype = b->train.options.compute_dtype;
     b->session.dispatch = b->train.options.dispatch;
     o->repetitions = b->repetitions;
     o->warmup = b->warmup;
     o->base_dtype = b->train.options.base_dtype;
+    o->compute_dtype = b->train.options.compute_dtype;
     o->shapes = b->shapes;
     o->n_shapes = (size_t)n_shapes;
     o->train = &b->train.options;

@@ -15,7 +15,7 @@
 struct eval {
     struct talpa_eval_options options;
     const char *model, *device, *output_file, *profile, *suite, *baseline, *metric;
-    int format, by, base_dtype, dispatch, limit;
+    int format, by, base_dtype, compute_dtype, dispatch, limit;
     struct output output;
     bool terminal, shown;
 };
@@ -200,6 +200,7 @@ static int check(struct eval *eval, const struct options *options)
     o->by = (enum talpa_option_by)eval->by;
     o->limit = eval->limit;
     o->base_dtype = (enum talpa_base_dtype)eval->base_dtype;
+    o->compute_dtype = (enum talpa_compute_dtype)eval->compute_dtype;
     o->dispatch = (enum talpa_expert_dispatch)eval->dispatch;
     return -1;
 }
@@ -314,6 +315,7 @@ int cmd_eval(int argc, char **argv)
          .help = "tokens per row, prompt and answer; 0: the model's context",
          .max = 1 << 20},
         flag_base_dtype(&eval.base_dtype),
+        flag_compute_dtype(&eval.compute_dtype),
         flag_expert_dispatch(&eval.dispatch),
         flag_output(&eval.format, OUTPUT_FORMATS),
         flag_output_file(&eval.output_file),

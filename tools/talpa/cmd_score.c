@@ -13,7 +13,7 @@
 struct score {
     struct talpa_score_options options;
     const char *model, *device, *output_file, *profile;
-    int format, base_dtype, dispatch;
+    int format, base_dtype, compute_dtype, dispatch;
     struct output output;
     int64_t n_rows, n_tokens;
     double sum;
@@ -93,6 +93,7 @@ int cmd_score(int argc, char **argv)
     struct talpa_score_options *o = &score.options;
     talpa_score_default(o);
     score.base_dtype = (int)o->base_dtype;
+    score.compute_dtype = (int)o->compute_dtype;
     score.dispatch = (int)o->dispatch;
     options = (struct options){.verb = "score",
                                .usage = "-m MODEL --data FILE [--lora DIR] [options]",
@@ -127,6 +128,7 @@ int cmd_score(int argc, char **argv)
          .max = 1 << 20},
         {.kind = OPTION_FLAG, .name = "score-eos", .target = &o->score_eos, .help = "score the closing end-of-sequence token as well"},
         flag_base_dtype(&score.base_dtype),
+        flag_compute_dtype(&score.compute_dtype),
         flag_expert_dispatch(&score.dispatch),
         {.kind = OPTION_LATER, .name = "ubatch-size", .alias = "-ub", .argument = "N", .help = "use --batch-size"},
         flag_output(&score.format, "jsonl|json"),
@@ -139,6 +141,7 @@ int cmd_score(int argc, char **argv)
     if (code < 0) {
         program_log_level();
         o->base_dtype = (enum talpa_base_dtype)score.base_dtype;
+        o->compute_dtype = (enum talpa_compute_dtype)score.compute_dtype;
         o->dispatch = (enum talpa_expert_dispatch)score.dispatch;
         if (o->routes.log || o->routes.map) o->routes.summary = on_routes;
         code = profile_begin(score.profile);

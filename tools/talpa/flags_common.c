@@ -64,6 +64,13 @@ struct option flag_base_dtype(int *target)
                            .help = "frozen weights on the device; native: as in the file"};
 }
 
+struct option flag_compute_dtype(int *target)
+{
+    return (struct option){.kind = OPTION_CHOICE, .name = "compute-dtype", .target = target, .argument = "auto|f32|bf16",
+                           .help = "products with frozen weights; bf16: operands rounded (error 2^-8 of the sum of absolute terms), faster "
+                                   "with AVX512-BF16 or AMX; auto: f32"};
+}
+
 struct option flag_expert_dispatch(int *target)
 {
     return (struct option){.kind = OPTION_CHOICE, .name = "expert-dispatch", .target = target, .argument = "auto|dense|sparse",

@@ -14,6 +14,7 @@ struct option flag_device(const char **target);      /**< --device, -dev */
 struct option flag_fake_device(const char **target);
 struct option flag_profile(const char **target);      /**< --profile, see profile.h */
 struct option flag_base_dtype(int *target);          /**< an enum talpa_base_dtype */
+struct option flag_compute_dtype(int *target);       /**< an enum talpa_compute_dtype */
 struct option flag_expert_dispatch(int *target);     /**< an enum talpa_expert_dispatch */
 /** -o, --output: `formats` is "a|b|c"; the target is the index of the word. */
 struct option flag_output(int *target, const char *formats);

@@ -11,6 +11,7 @@ void generate_flags_default(struct generate_flags *flags, int max_tokens)
     talpa_session_default(&flags->session);
     talpa_sampling_default(&flags->sampling);
     flags->base_dtype = (int)flags->session.base_dtype;
+    flags->compute_dtype = (int)flags->session.compute_dtype;
     flags->dispatch = (int)flags->session.dispatch;
 }
 
@@ -104,6 +105,7 @@ void generate_flags_add(struct options *options, struct generate_flags *flags)
          .min = 1,
          .max = 1 << 16},
         flag_base_dtype(&flags->base_dtype),
+        flag_compute_dtype(&flags->compute_dtype),
         flag_expert_dispatch(&flags->dispatch),
     };
     options_add(options, table, sizeof table / sizeof *table);
@@ -115,6 +117,7 @@ int generate_flags_finish(struct options *options, struct generate_flags *flags)
     for (size_t i = 0; i < flags->stop.n; ++i)
         if (!*flags->stop.text[i]) return options_fail(options, "--stop: found an empty text");
     flags->session.base_dtype = (enum talpa_base_dtype)flags->base_dtype;
+    flags->session.compute_dtype = (enum talpa_compute_dtype)flags->compute_dtype;
     flags->session.dispatch = (enum talpa_expert_dispatch)flags->dispatch;
     return -1;
 }

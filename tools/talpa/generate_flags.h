@@ -11,7 +11,7 @@ struct generate_flags {
     struct talpa_session_options session;
     struct talpa_sampling sampling;
     struct option_texts stop;
-    int base_dtype, dispatch, max_tokens;
+    int base_dtype, compute_dtype, dispatch, max_tokens;
     bool ignore_eos;
 };
 

@@ -18,6 +18,7 @@ void train_flags_add(struct options *options, struct train_flags *f)
     f->schedule = (int)o->schedule;
     f->aux_on = o->aux_on_probability;
     f->base_dtype = (int)o->base_dtype;
+    f->compute_dtype = (int)o->compute_dtype;
     f->dispatch = (int)o->dispatch;
     const double big = INT_MAX;
     const struct option table[] = {
@@ -48,8 +49,7 @@ void train_flags_add(struct options *options, struct train_flags *f)
          0},
         {OPTION_FLAG, "no-shuffle", 0, NULL, &o->no_shuffle, NULL, "take the examples in file order", 0, 0, false, 0},
         flag_base_dtype(&f->base_dtype),
-        {OPTION_CHOICE, "compute-dtype", 0, NULL, &f->compute_dtype, "auto|f32|bf16", "of the arithmetic (bf16: not in this version)", 0, 0,
-         false, 0},
+        flag_compute_dtype(&f->compute_dtype),
         {OPTION_FLAG, "packing", 0, NULL, &o->packing, NULL, "several examples per row of --max-seq-length; they do not see each other", 0,
          0, false, 0},
         {OPTION_FLAG, "gradient-checkpointing", 0, NULL, &o->gradient_checkpointing, NULL,
@@ -111,12 +111,12 @@ int train_flags_finish(struct train_flags *f, const struct options *options)
     if (lora) o->adapter.n_experts = 1;
     if (o->adapter.routing == TALPA_ROUTING_TOPK && o->adapter.top_k > o->adapter.n_experts)
         return options_fail(options, "--router-top-k %d is more than --num-experts %d", o->adapter.top_k, o->adapter.n_experts);
-    if (f->compute_dtype == 2) return options_fail(options, "--compute-dtype bf16 is not in this version; known: auto, f32");
     if (o->max_steps == 0 && o->num_epochs <= 0)
         return options_fail(options, "--max-steps and --num-train-epochs are both 0; one has to be above");
     /* Every schedule here has a warm-up; the longer name of "constant" is transformers'. */
     o->schedule = f->schedule == 3 ? TALPA_SCHEDULE_CONSTANT : (enum talpa_schedule)f->schedule;
     o->base_dtype = (enum talpa_base_dtype)f->base_dtype;
+    o->compute_dtype = (enum talpa_compute_dtype)f->compute_dtype;
     o->dispatch = (enum talpa_expert_dispatch)f->dispatch;
     o->aux_on_probability = f->aux_on == 1;
     o->adapter.independent_dropout = f->dropout_mask == 1;
