@@ -21,7 +21,7 @@ struct gradient {
 
 static bool has_loss(const struct tp_trial *trial, int o)
 {
-    return trial->out_type[o].dtype == TALPA_F32 && !trial->op->opaque[o] && !trial->op->updates[o];
+    return trial->out_type[o].dtype == TALPA_F32 && !trial->op->opaque[o] && !trial->op->for_gradient[o] && !trial->op->updates[o];
 }
 
 static enum talpa_status make_seeds(struct gradient *g)

@@ -115,6 +115,14 @@ static void add_item(struct placement *p, struct tp_location *location, int32_t 
     p->items[p->n_items++] = (struct item){location, alone ? 0 : first, alone ? INT32_MAX : last, n_bytes, what};
 }
 
+/* An output for the gradient in a graph without one. */
+static bool is_left_out(const struct placement *p, talpa_value value)
+{
+    const struct tp_value_info *info = tp_graph_value(p->graph, value);
+    return info->producer >= 0 && tp_graph_node_at(p->graph, info->producer)->op->for_gradient[info->output] && !info->is_output &&
+           p->slot[value].own_last < 0;
+}
+
 static enum talpa_status collect(struct placement *p, const size_t *scratch_bytes)
 {
     struct tp_plan *plan = p->plan;
@@ -126,7 +134,7 @@ static enum talpa_status collect(struct placement *p, const size_t *scratch_byte
         struct tp_location *location = &plan->row[v];
         location->n_bytes = tp_type_bytes(&info->type);
         location->owner = info->base;
-        if (p->slot[v].parent != TP_NONE) continue;
+        if (p->slot[v].parent != TP_NONE || is_left_out(p, v)) continue;
         location->place = info->kind == TP_INPUT ? TP_PLACE_INPUT : info->kind == TP_TEMP ? TP_PLACE_ARENA : TP_PLACE_STORE;
         if (info->kind == TP_TEMP)
             add_item(p, location, p->slot[v].first, p->slot[v].last, location->n_bytes, tp_graph_node_at(p->graph, info->producer)->op->name);

@@ -200,6 +200,15 @@ void tp_graph_set_phase(struct talpa_graph *graph, enum tp_phase phase) { graph-
 void tp_graph_set_backward(struct talpa_graph *graph, bool is_backward) { graph->is_backward = is_backward; }
 void tp_graph_mark_output(struct talpa_graph *graph, talpa_value value) { graph->values[value].is_output = true; }
 
+bool tp_graph_is_read(const struct talpa_graph *graph, talpa_value value)
+{
+    if (graph->values[value].is_output) return true;
+    for (int32_t n = 0; n < graph->n_nodes; n++)
+        for (int i = 0; i < graph->nodes[n].n_in; i++)
+            if (graph->nodes[n].in[i] == value) return true;
+    return false;
+}
+
 enum talpa_status tp_graph_name(struct talpa_graph *graph, talpa_value value, const char *name)
 {
     const char *copy = tp_arena_strdup(&graph->arena, name);

@@ -94,6 +94,8 @@ void tp_graph_set_backward(struct talpa_graph *graph, bool is_backward);
 
 /** Marks a value as read by the host: its storage keeps the value until the next run. */
 void tp_graph_mark_output(struct talpa_graph *graph, talpa_value value);
+/** Whether the host or a node reads the value. Walks over all nodes. */
+bool tp_graph_is_read(const struct talpa_graph *graph, talpa_value value);
 /** Names a temp (so that hosts and dumps can find it). Copied. */
 enum talpa_status tp_graph_name(struct talpa_graph *graph, talpa_value value, const char *name);
 /** Finds a value by name (latest version of a state), TP_NONE if absent. */

@@ -113,6 +113,9 @@ struct tp_op {
     int8_t updates[TP_MAX_OUT];
     /** Output o has no defined contents of its own (saved for the gradient in a form that variants choose): references skip it. */
     bool opaque[TP_MAX_OUT];
+    /** Output o is made for the gradient alone: nothing is differentiated through it, and where nobody reads it (tp_graph_is_read) it has
+     *  no storage, and `lower` must not touch it. */
+    bool for_gradient[TP_MAX_OUT];
     const struct tp_case *cases;
     int n_cases;
     void (*reference)(const struct tp_reference *reference);

@@ -196,12 +196,61 @@ static void test_loss_split(void **state)
     check_loss(5, (const int32_t[]){0, 299, 156, 157, 31, 32}, true);
 }
 
+/* Without a gradient there is one product per block of the vocabulary, and no storage for what only the gradient reads; the same bits. */
+static void test_loss_alone(void **state)
+{
+    (void)state;
+    enum { R = 6 };
+    static float w[VOCABULARY * D], hidden[N_TOKENS * D];
+    float nll[2][R];
+    int n_launches[2];
+    fill(w, VOCABULARY * D, 4);
+    fill(hidden, N_TOKENS * D, 5);
+    for (int with_gradient = 0; with_gradient < 2; with_gradient++) {
+        struct test_run run;
+        test_run_open(&run);
+        talpa_value vh, vw, vr, vl, loss, vn, seed, grad;
+        const struct tp_store_source source = {.type = tp_type_2d(TALPA_F32, TP_STEP_NONE, VOCABULARY, D), .data = w};
+        assert_ok(tp_graph_input(run.graph, &vh, "hidden", tp_type_2d(TALPA_F32, TP_STEP_N_TOKENS, N_TOKENS, D)));
+        assert_ok(tp_graph_input(run.graph, &vr, "rows", tp_type_1d(TALPA_I32, TP_STEP_N_LABELLED, R)));
+        assert_ok(tp_graph_input(run.graph, &vl, "labels", tp_type_1d(TALPA_I32, TP_STEP_N_LABELLED, R)));
+        assert_ok(tp_graph_weight(run.graph, &vw, "w", source.type));
+        assert_ok(talpa_linear_cross_entropy(&loss, &vn, run.graph, vh, vw, vr, vl));
+        if (with_gradient) {
+            assert_ok(talpa_step_scalar(&seed, run.graph, TP_STEP_ONE, 1.0f));
+            assert_ok(tp_autodiff(run.graph, &loss, &seed, 1, &vh, 1, &grad));
+            tp_graph_mark_output(run.graph, grad);
+        }
+        tp_graph_mark_output(run.graph, vn);
+        assert_ok(tp_store_bind(run.store, "w", &source));
+        test_run_start(&run);
+        const talpa_value expected = tp_graph_node_at(run.graph, 0)->out[3];
+        assert_int_equal(run.plan->row[expected].place, with_gradient ? TP_PLACE_ARENA : TP_PLACE_NONE);
+        n_launches[with_gradient] = 0;
+        for (int i = 0; i < run.plan->phase[TP_PHASE_BATCH].n; i++)
+            n_launches[with_gradient] += !strcmp(run.plan->phase[TP_PHASE_BATCH].item[i].kernel, "gemm");
+        assert_ok(tp_executor_write(run.executor, vh, hidden, sizeof hidden));
+        assert_ok(tp_executor_write(run.executor, vr, (const int32_t[R]){0, 3, 4, 9, 13, 19}, R * sizeof(int32_t)));
+        assert_ok(tp_executor_write(run.executor, vl, (const int32_t[R]){0, 299, 17, 288, 31, 32}, R * sizeof(int32_t)));
+        struct tp_step step = {{0}};
+        step.word[TP_STEP_N_TOKENS] = N_TOKENS;
+        step.word[TP_STEP_N_LABELLED] = R;
+        finish_run(&run, &step);
+        assert_ok(tp_executor_read(run.executor, vn, nll[with_gradient], sizeof nll[0]));
+        test_run_close(&run);
+    }
+    assert_int_equal(n_launches[0], 1);
+    assert_int_equal(n_launches[1], 2);
+    assert_memory_equal(nll[0], nll[1], sizeof nll[0]);
+}
+
 int main(void)
 {
     test_need_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_split_generic), cmocka_unit_test(test_split_cpu),           cmocka_unit_test(test_split_clblast),
         cmocka_unit_test(test_loss_labels),   cmocka_unit_test(test_loss_without_labels), cmocka_unit_test(test_loss_split),
+        cmocka_unit_test(test_loss_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
