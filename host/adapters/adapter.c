@@ -344,14 +344,14 @@ static enum talpa_status apply(talpa_value *y, struct talpa_graph *graph, talpa_
                              (float)(c->alpha / c->rank));
 }
 
-enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value frozen, int layer,
-                                  enum tp_linear linear)
+enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value frozen,
+                                  talpa_value residual, int layer, enum tp_linear linear)
 {
     struct tp_adapter_graph *attach = user;
     struct tp_adapter *adapter = attach->adapter;
     const struct talpa_adapter_config *c = &adapter->config;
     talpa_value y0;
-    TP_TRY(talpa_matmul(&y0, graph, x, frozen, TALPA_NONE, false, true));
+    TP_TRY(talpa_matmul(&y0, graph, x, frozen, residual, false, true));
     struct tp_adapter_module *module = NULL;
     for (int i = 0; i < adapter->n_modules && !module; i++)
         if (adapter->modules[i].layer == layer && adapter->modules[i].linear == linear) module = &adapter->modules[i];

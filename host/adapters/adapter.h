@@ -81,8 +81,8 @@ struct tp_adapter_graph {
 enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_adapter *adapter, struct talpa_graph *graph,
                                    const struct tp_batch_inputs *inputs, bool is_training);
 /** The linear hook (struct tp_linear_hook.apply). */
-enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer,
-                                  enum tp_linear linear);
+enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight,
+                                  talpa_value residual, int layer, enum tp_linear linear);
 
 /* ---- adapter_save.c, adapter_file.c ---- */
 

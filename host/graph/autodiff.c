@@ -10,9 +10,26 @@ struct autodiff {
     talpa_value *grad; /* gradient so far, TP_NONE if nothing arrived yet */
 };
 
-static enum talpa_status arrive(struct autodiff *ad, talpa_value value, talpa_value gradient)
+/* Lets the node that made `gradient` add `before` to it; false if its op cannot, or if others know the gradient already: it has to come from
+ * the rule that is just being applied, whose nodes start at `first_node`, and to be wanted once. */
+static bool absorb(struct talpa_graph *graph, talpa_value gradient, talpa_value before, int32_t first_node)
 {
-    if (ad->grad[value] == TP_NONE) {
+    const struct tp_value_info *info = &graph->values[gradient], *earlier = &graph->values[before];
+    if (info->producer < first_node || info->output || earlier->producer >= info->producer || !tp_type_equal(&info->type, &earlier->type)) return false;
+    struct tp_node *node = &graph->nodes[info->producer];
+    const int operand = node->op->addend - 1;
+    if (operand < 0 || operand >= node->n_in || node->in[operand] != TP_NONE) return false;
+    for (int32_t n = info->producer + 1; n < graph->n_nodes; n++)
+        for (int i = 0; i < graph->nodes[n].n_in; i++)
+            if (graph->nodes[n].in[i] == gradient) return false;
+    node->in[operand] = before;
+    return true;
+}
+
+static enum talpa_status arrive(struct autodiff *ad, talpa_value value, talpa_value gradient, int32_t first_node, bool is_shared)
+{
+    const talpa_value before = ad->grad[value];
+    if (before == TP_NONE || (!is_shared && absorb(ad->graph, gradient, before, first_node))) {
         ad->grad[value] = gradient;
         return TALPA_OK;
     }
@@ -53,9 +70,14 @@ static enum talpa_status differentiate(struct autodiff *ad, const struct tp_node
     if (!node->op->gradient)
         return tp_fail(TALPA_E_ARGUMENT, "%s: no gradient: %s", node->op->name, node->op->no_gradient ? node->op->no_gradient : "not defined");
     tp_graph_set_scope(graph, node->scope);
+    const int32_t first_node = graph->n_nodes;
     TP_TRY(node->op->gradient(graph, node, out_grads, wanted, in_grads));
-    for (int i = 0; i < node->n_in; i++)
-        if (in_grads[i] != TP_NONE && wanted[i]) TP_TRY(arrive(ad, node->in[i], in_grads[i]));
+    for (int i = 0; i < node->n_in; i++) {
+        if (in_grads[i] == TP_NONE || !wanted[i]) continue;
+        bool is_shared = false;
+        for (int j = 0; j < node->n_in; j++) is_shared = is_shared || (j != i && in_grads[j] == in_grads[i]);
+        TP_TRY(arrive(ad, node->in[i], in_grads[i], first_node, is_shared));
+    }
     return TALPA_OK;
 }
 
@@ -65,7 +87,7 @@ static enum talpa_status run(struct autodiff *ad, const talpa_value *losses, con
     struct talpa_graph *graph = ad->graph;
     mark_needs(ad, wrt, n_wrt);
     tp_graph_set_backward(graph, true);
-    for (int i = 0; i < n_losses; i++) TP_TRY(arrive(ad, losses[i], seeds[i]));
+    for (int i = 0; i < n_losses; i++) TP_TRY(arrive(ad, losses[i], seeds[i], INT32_MAX, true));
     for (int32_t n = graph->n_nodes - 1; n >= 0; n--) {
         const struct tp_node node = graph->nodes[n]; /* a copy: the array moves as nodes are appended */
         if (node.is_backward || node.phase != TP_PHASE_BATCH) continue;

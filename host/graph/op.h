@@ -109,6 +109,9 @@ struct tp_op {
     void (*cost)(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes);
     /** 1 + the input whose storage output o may take over if nobody reads that input later; 0 = none. */
     int8_t inplace[TP_MAX_OUT];
+    /** 1 + the optional input that is added to output 0 and has its type; 0 = none. Autodiff gives a node that makes a gradient what has
+     *  arrived at that value already, so that their sum takes no node of its own. */
+    int8_t addend;
     /** 1 + the state input that output o is the next version of; 0 = none. */
     int8_t updates[TP_MAX_OUT];
     /** Output o has no defined contents of its own (saved for the gradient in a form that variants choose): references skip it. */

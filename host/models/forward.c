@@ -49,7 +49,8 @@ struct decoder {
     int layer;
 };
 
-static enum talpa_status linear(struct decoder *d, talpa_value *y, talpa_value x, enum tp_linear which)
+/* `residual` (or TALPA_NONE) is added to the product, which saves a pass over the residual stream. */
+static enum talpa_status linear(struct decoder *d, talpa_value *y, talpa_value x, talpa_value residual, enum tp_linear which)
 {
     char name[96], scope[64];
     talpa_value weight;
@@ -57,8 +58,8 @@ static enum talpa_status linear(struct decoder *d, talpa_value *y, talpa_value x
     snprintf(scope, sizeof scope, "layers.%d.%s", d->layer, tp_linear_name(which));
     TP_TRY(weight_value(&weight, d->graph, d->model, name));
     tp_graph_set_scope(d->graph, scope);
-    if (d->hook) TP_TRY(d->hook->apply(d->hook->user, y, d->graph, x, weight, d->layer, which));
-    else TP_TRY(talpa_matmul(y, d->graph, x, weight, TALPA_NONE, false, true));
+    if (d->hook) TP_TRY(d->hook->apply(d->hook->user, y, d->graph, x, weight, residual, d->layer, which));
+    else TP_TRY(talpa_matmul(y, d->graph, x, weight, residual, false, true));
     if (d->model->config.biased_linears & 1u << which) {
         snprintf(name, sizeof name, "model.layers.%d.%s.bias", d->layer, tp_linear_name(which));
         TP_TRY(weight_value(&weight, d->graph, d->model, name));
@@ -105,9 +106,9 @@ static enum talpa_status attention(struct decoder *d, talpa_value *y, talpa_valu
     const struct tp_model_config *c = &d->model->config;
     talpa_value h, q, k, v, mixed;
     TP_TRY(norm(d, &h, x, "input_layernorm"));
-    TP_TRY(linear(d, &q, h, TP_LINEAR_Q));
-    TP_TRY(linear(d, &k, h, TP_LINEAR_K));
-    TP_TRY(linear(d, &v, h, TP_LINEAR_V));
+    TP_TRY(linear(d, &q, h, TALPA_NONE, TP_LINEAR_Q));
+    TP_TRY(linear(d, &k, h, TALPA_NONE, TP_LINEAR_K));
+    TP_TRY(linear(d, &v, h, TALPA_NONE, TP_LINEAR_V));
     if (c->has_head_norms) {
         TP_TRY(norm(d, &q, q, "self_attn.q_norm"));
         TP_TRY(norm(d, &k, k, "self_attn.k_norm"));
@@ -122,20 +123,18 @@ static enum talpa_status attention(struct decoder *d, talpa_value *y, talpa_valu
     } else {
         TP_TRY(talpa_attention(&mixed, d->graph, q, k, v, d->inputs->segments, c->n_heads, c->n_kv_heads, c->head_dim, scale));
     }
-    TP_TRY(linear(d, &mixed, mixed, TP_LINEAR_O));
-    return talpa_add(y, d->graph, x, mixed);
+    return linear(d, y, mixed, x, TP_LINEAR_O);
 }
 
 static enum talpa_status feed_forward(struct decoder *d, talpa_value *y, talpa_value x)
 {
     talpa_value h, gate, up;
     TP_TRY(norm(d, &h, x, "post_attention_layernorm"));
-    TP_TRY(linear(d, &gate, h, TP_LINEAR_GATE));
-    TP_TRY(linear(d, &up, h, TP_LINEAR_UP));
+    TP_TRY(linear(d, &gate, h, TALPA_NONE, TP_LINEAR_GATE));
+    TP_TRY(linear(d, &up, h, TALPA_NONE, TP_LINEAR_UP));
     if (d->model->config.activation == TP_ACTIVATION_GELU_TANH) TP_TRY(talpa_geglu(&h, d->graph, gate, up));
     else TP_TRY(talpa_swiglu(&h, d->graph, gate, up));
-    TP_TRY(linear(d, &h, h, TP_LINEAR_DOWN));
-    return talpa_add(y, d->graph, x, h);
+    return linear(d, y, h, x, TP_LINEAR_DOWN);
 }
 
 enum talpa_status tp_model_hidden(talpa_value *hidden, struct talpa_graph *graph, const struct talpa_model *model,

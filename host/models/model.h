@@ -81,10 +81,11 @@ enum talpa_status tp_batch_inputs_create(struct tp_batch_inputs *out, struct tal
 enum talpa_status tp_cached_inputs_create(struct tp_batch_inputs *out, struct talpa_graph *graph, int64_t max_tokens, int64_t max_rows,
                                           int64_t cache_rows);
 
-/** Called at every linear: appends y = x W^T and whatever an adapter adds. `weight` is [d_out, d_in]. */
+/** Called at every linear: appends y = residual + x W^T and whatever an adapter adds. `weight` is [d_out, d_in]; residual TALPA_NONE: none.
+ */
 struct tp_linear_hook {
-    enum talpa_status (*apply)(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer,
-                               enum tp_linear linear);
+    enum talpa_status (*apply)(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight,
+                               talpa_value residual, int layer, enum tp_linear linear);
     void *user;
 };
 

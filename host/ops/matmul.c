@@ -253,6 +253,7 @@ const struct tp_op tp_op_matmul = {
     .n_variants = sizeof variants / sizeof *variants,
     .cost = cost,
     .inplace = {1 + C},
+    .addend = 1 + C,
     .cases = cases,
     .n_cases = sizeof cases / sizeof *cases,
     .reference = reference,

@@ -6,6 +6,9 @@
  * the row, several of the weight's width, each normalised by itself. Attribute f[0]: eps. */
 extern const struct tp_op tp_op_rms_norm, tp_op_rms_norm_backward;
 
+/* Inputs of the backward op: x, weight, rstd, dy and what is added to dx. */
+enum { ADDEND = 4, N_BACKWARD_IN };
+
 static enum talpa_status expect_weight(struct tp_infer *infer)
 {
     TP_TRY(tp_infer_expect(infer, 0, 2, TALPA_F32));
@@ -37,6 +40,8 @@ static enum talpa_status infer_backward(struct tp_infer *infer)
                              (long long)parts_per_row(infer->in[0], infer->in[1]));
     TP_TRY(tp_infer_expect(infer, 3, 2, TALPA_F32));
     if (!tp_type_equal(infer->in[3], infer->in[0])) return tp_infer_fail(infer, 3, "the type of x");
+    if (infer->n_in > ADDEND && infer->in[ADDEND] && !tp_type_equal(infer->in[ADDEND], infer->in[0]))
+        return tp_infer_fail(infer, ADDEND, "the type of x");
     infer->out[0] = *infer->in[0];
     infer->n_out = 1;
     return TALPA_OK;
@@ -48,8 +53,8 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
     if (wanted[1]) return tp_fail(TALPA_E_ARGUMENT, "rms_norm: no gradient with respect to weight: it is frozen");
     if (out_grads[1] != TP_NONE) return tp_fail(TALPA_E_ARGUMENT, "rms_norm: no gradient from rstd: it is kept for the gradient only");
     if (!wanted[0] || out_grads[0] == TP_NONE) return TALPA_OK;
-    const talpa_value in[] = {node->in[0], node->in[1], node->out[1], out_grads[0]};
-    return tp_graph_node(graph, &tp_op_rms_norm_backward, in, 4, NULL, &in_grads[0]);
+    const talpa_value in[] = {node->in[0], node->in[1], node->out[1], out_grads[0], TP_NONE};
+    return tp_graph_node(graph, &tp_op_rms_norm_backward, in, N_BACKWARD_IN, NULL, &in_grads[0]);
 }
 
 static enum talpa_status lower(struct tp_lower *work, bool is_backward, bool on_cpu)
@@ -59,13 +64,16 @@ static enum talpa_status lower(struct tp_lower *work, bool is_backward, bool on_
     const int64_t width = tp_lower_in(work, 1)->shape.dim[0], n_parts = parts_per_row(type, tp_lower_in(work, 1));
     struct tp_launch *launch =
         tp_lower_launch(work, on_cpu ? "cpu/rms_norm.cl" : "generic/rms_norm.cl", is_backward ? "rms_norm_backward" : "rms_norm");
+    const bool has_addend = is_backward && tp_lower_has_in(work, ADDEND);
     for (int i = 0; i < n_in; i++) tp_launch_read(work, launch, tp_in(i));
+    if (is_backward) tp_launch_read(work, launch, tp_in(has_addend ? ADDEND : 0));
     for (int o = 0; o < n_out; o++) tp_launch_write(work, launch, tp_out(o));
     tp_launch_step(launch);
     tp_launch_rows(launch, type);
     tp_launch_u32(launch, (uint32_t)n_parts);
     tp_launch_u32(launch, (uint32_t)width);
-    if (!is_backward) tp_launch_f32(launch, (float)work->node->attrs.f[0]);
+    if (is_backward) tp_launch_u32(launch, has_addend);
+    else tp_launch_f32(launch, (float)work->node->attrs.f[0]);
     if (on_cpu) {
         const uint32_t n_groups = tp_elementwise_row_shares(type->shape.dim[0] * n_parts, width);
         tp_launch_u32(launch, n_groups);
@@ -92,7 +100,7 @@ static const struct tp_variant backward_variants[] = {{"cpu", NULL, NULL, lower_
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
 {
     const struct tp_type *type = tp_graph_type(graph, node->out[0]);
-    const bool is_backward = node->n_in == 4;
+    const bool is_backward = node->n_in > 2;
     *flops = (is_backward ? 8.0 : 4.0) * (double)tp_type_elements(type);
     *bytes = (is_backward ? 3.0 : 2.0) * (double)tp_type_bytes(type);
 }
@@ -120,7 +128,7 @@ static void reference_backward(const struct tp_reference *work)
         for (int64_t j = 0; j < d; j++) {
             double sum = 0;
             for (int64_t i = 0; i < d; i++) sum += dy[i] * w[i] * ((i == j ? r : 0) - x[i] * x[j] * r * r * r / (double)d);
-            work->out[0][t * d + j] = sum;
+            work->out[0][t * d + j] = sum + (work->n_in > ADDEND && work->in[ADDEND] ? work->in[ADDEND][t * d + j] : 0);
         }
     }
 }
@@ -157,6 +165,8 @@ static const struct tp_case backward_cases[] = {
     {.name = "3 rows of 130", .in = {ROWS(130, 35, 1, false), WEIGHT(35), RSTD(130), ROWS(130, 35, 1, false)}, .n_in = 4, .n_tokens = 3},
     {.name = "3 heads of 5", .in = {ROWS(33, 15, 1, false), WEIGHT(5), RSTD_OF(33, 3), ROWS(33, 15, 1, false)}, .n_in = 4, .n_tokens = 17},
     {.name = "heads of 64", .in = {ROWS(65, 192, 1, false), WEIGHT(64), RSTD_OF(65, 3), ROWS(65, 192, 1, false)}, .n_in = 4, .n_tokens = 64},
+    {.name = "added to", .in = {ROWS(33, 35, 1, false), WEIGHT(35), RSTD(33), ROWS(33, 35, 1, false), ROWS(33, 35, 1, false)},
+     .n_in = N_BACKWARD_IN, .n_tokens = 17},
 };
 
 const struct tp_op tp_op_rms_norm = {
@@ -178,13 +188,14 @@ const struct tp_op tp_op_rms_norm = {
 
 const struct tp_op tp_op_rms_norm_backward = {
     .name = "rms_norm_backward",
-    .in_names = {"x", "weight", "rstd", "dy"},
+    .in_names = {"x", "weight", "rstd", "dy", "addend?"},
     .infer = infer_backward,
     .no_gradient = "second derivatives are not defined",
     .variants = backward_variants,
     .n_variants = 2,
     .cost = cost,
     .inplace = {4},
+    .addend = 1 + ADDEND,
     .cases = backward_cases,
     .n_cases = sizeof backward_cases / sizeof *backward_cases,
     .reference = reference_backward,

@@ -30,8 +30,9 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm(__global c
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm_backward(__global const float *x, __global const float *weight,
                                                                                __global const float *rstd, __global const float *dy,
-                                                                               __global float *dx, __global const uint *step, uint symbol,
-                                                                               uint bound, uint parts, uint d, uint n_groups)
+                                                                               __global const float *addend, __global float *dx,
+                                                                               __global const uint *step, uint symbol, uint bound,
+                                                                               uint parts, uint d, uint has_addend, uint n_groups)
 {
     const uint rows = tp_rows(step, symbol, bound) * parts;
     const uint end = tp_share_rows(rows, n_groups, tp_group_id(0) + 1);
@@ -47,8 +48,13 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rms_norm_backward(_
         for (; j < d; j++) tail = fma(weight[j] * dy[row + j], x[row + j], tail);
         const float r = rstd[t];
         const float mean = (tp_sum16(sum0 + sum1) + tail) * r / (float)d;
-        for (j = 0; j + 16 <= d; j += 16)
-            tp_store16(r * (tp_load16(weight + j) * tp_load16(dy + row + j) - tp_load16(x + row + j) * r * mean), dx + row + j);
-        for (; j < d; j++) dx[row + j] = r * (weight[j] * dy[row + j] - x[row + j] * r * mean);
+        for (j = 0; j + 16 <= d; j += 16) {
+            const float16 v = r * (tp_load16(weight + j) * tp_load16(dy + row + j) - tp_load16(x + row + j) * r * mean);
+            tp_store16(has_addend ? tp_load16(addend + row + j) + v : v, dx + row + j);
+        }
+        for (; j < d; j++) {
+            const float v = r * (weight[j] * dy[row + j] - x[row + j] * r * mean);
+            dx[row + j] = has_addend ? addend[row + j] + v : v;
+        }
     }
 }

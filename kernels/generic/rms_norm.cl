@@ -1,5 +1,5 @@
 /* rms_norm           rstd[t] = 1 / sqrt(mean_j x[t, j]^2 + eps), y = x rstd w
- * rms_norm_backward  dx = rstd (w dy - x rstd mean_j(w dy x rstd))
+ * rms_norm_backward  dx = rstd (w dy - x rstd mean_j(w dy x rstd)), plus addend if there is one
  *
  * A row of the value has `parts` rows of d columns, each normalised by itself (1: the whole row; else heads); t numbers those.
  * Index map: one work-group per row t (dimension 0); its items stride over the columns and sum through local memory in a fixed tree, f32.
@@ -34,8 +34,8 @@ __kernel void rms_norm(__global const float *x, __global const float *weight, __
 }
 
 __kernel void rms_norm_backward(__global const float *x, __global const float *weight, __global const float *rstd, __global const float *dy,
-                                __global float *dx, __global const uint *step, uint symbol, uint bound, uint parts, uint d,
-                                __local float *shared)
+                                __global const float *addend, __global float *dx, __global const uint *step, uint symbol, uint bound,
+                                uint parts, uint d, uint has_addend, __local float *shared)
 {
     const uint t = tp_group_id(0);
     const bool active = t < tp_rows(step, symbol, bound) * parts;
@@ -45,5 +45,8 @@ __kernel void rms_norm_backward(__global const float *x, __global const float *w
     for (uint j = get_local_id(0); j < n; j += get_local_size(0)) sum = fma(weight[j] * dy[row + j], x[row + j], sum);
     const float r = active ? rstd[t] : 0.0f;
     const float mean = sum_group(sum, shared) * r / (float)d;
-    for (uint j = get_local_id(0); j < n; j += get_local_size(0)) dx[row + j] = r * (weight[j] * dy[row + j] - x[row + j] * r * mean);
+    for (uint j = get_local_id(0); j < n; j += get_local_size(0)) {
+        const float v = r * (weight[j] * dy[row + j] - x[row + j] * r * mean);
+        dx[row + j] = has_addend ? addend[row + j] + v : v;
+    }
 }

@@ -114,8 +114,8 @@ struct capture {
     talpa_value x[MAX_MODULES];
 };
 
-static enum talpa_status capture_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight, int layer,
-                                      enum tp_linear linear)
+static enum talpa_status capture_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight,
+                                      talpa_value residual, int layer, enum tp_linear linear)
 {
     struct capture *c = user;
     const struct tp_adapter *adapter = c->attach.adapter;
@@ -124,7 +124,7 @@ static enum talpa_status capture_hook(void *user, talpa_value *y, struct talpa_g
             c->x[m] = x;
             tp_graph_mark_output(graph, x);
         }
-    return tp_adapter_hook(&c->attach, y, graph, x, weight, layer, linear);
+    return tp_adapter_hook(&c->attach, y, graph, x, weight, residual, layer, linear);
 }
 
 /* Expected weight and selection of one token; the distance from the nearest decision. */
