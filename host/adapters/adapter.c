@@ -325,23 +325,24 @@ static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_gra
     return talpa_balance_loss(&aux, &attach->aux_total, graph, attach->aux_on_probability ? p : score, gate->counts, attach->aux_total);
 }
 
-/* Dropout on the adapter's input in training; the random stream is the module's, or that of one of its experts. */
-static enum talpa_status drop(struct tp_adapter_graph *attach, talpa_value *x, struct talpa_graph *graph,
+/* Mask of the dropout on the adapter's input in training, else TALPA_NONE; the random stream is the module's, or that of one of its experts. */
+static enum talpa_status drop(struct tp_adapter_graph *attach, talpa_value *keep, struct talpa_graph *graph,
                               const struct tp_adapter_module *module, int expert)
 {
     const double p = attach->adapter->config.dropout;
+    *keep = TALPA_NONE;
     if (!attach->is_training || p <= 0.0) return TALPA_OK;
     char stream[112];
     int n = snprintf(stream, sizeof stream, "model.layers.%d.%s.lora_dropout", module->layer, tp_linear_name(module->linear));
     if (expert >= 0) n += snprintf(stream + n, sizeof stream - (size_t)n, ".%d", expert);
-    return talpa_dropout(x, graph, *x, attach->examples, attach->positions, (float)p, tp_hash_bytes(stream, (size_t)n));
+    return talpa_dropout_mask(keep, graph, attach->examples, attach->positions, module->d_in, (float)p, tp_hash_bytes(stream, (size_t)n));
 }
 
 static enum talpa_status apply(talpa_value *y, struct talpa_graph *graph, talpa_value y0, talpa_value x, talpa_value a, talpa_value bt,
-                               const struct gate *gate, const struct talpa_adapter_config *c)
+                               talpa_value keep, const struct gate *gate, const struct talpa_adapter_config *c)
 {
-    return talpa_lora_expert(y, graph, y0, x, a, bt, gate->weight, gate->sel, gate->counts, gate->list, c->n_experts, c->rank,
-                             (float)(c->alpha / c->rank));
+    return talpa_lora_expert_dropped(y, graph, y0, x, a, bt, gate->weight, gate->sel, gate->counts, gate->list, keep, c->n_experts, c->rank,
+                                     (float)(c->alpha / c->rank), keep == TALPA_NONE ? 0.0f : (float)c->dropout);
 }
 
 enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value frozen,
@@ -365,19 +366,19 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
     TP_TRY(parameter(attach, &bt, graph, module, TP_TENSOR_B));
     if (adapter->router->has_gating) TP_TRY(route(attach, graph, module, x, &gate));
     const bool one_by_one = c->independent_dropout && adapter->router->has_gating && attach->is_training && c->dropout > 0.0;
+    talpa_value keep;
     if (!one_by_one) {
-        TP_TRY(drop(attach, &x, graph, module, -1));
-        return apply(y, graph, y0, x, a, bt, &gate, c);
+        TP_TRY(drop(attach, &keep, graph, module, -1));
+        return apply(y, graph, y0, x, a, bt, keep, &gate, c);
     }
     *y = y0;
     for (int e = 0; e < c->n_experts; e++) {
         struct gate own;
-        talpa_value dropped = x;
-        TP_TRY(drop(attach, &dropped, graph, module, e));
+        TP_TRY(drop(attach, &keep, graph, module, e));
         TP_TRY(talpa_keep_column(&own.weight, graph, gate.weight, e));
         TP_TRY(talpa_keep_column(&own.sel, graph, gate.sel, e));
         TP_TRY(talpa_dispatch(&own.counts, &own.list, graph, own.sel));
-        TP_TRY(apply(y, graph, *y, dropped, a, bt, &own, c));
+        TP_TRY(apply(y, graph, *y, x, a, bt, keep, &own, c));
     }
     return TALPA_OK;
 }

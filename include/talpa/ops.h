@@ -34,6 +34,12 @@ enum talpa_status talpa_lora_expert(talpa_value *y, struct talpa_graph *graph, t
                                     talpa_value lora_bt, talpa_value weight, talpa_value sel, talpa_value counts, talpa_value list,
                                     int n_experts, int rank, float scale);
 
+/** The same on dropout(x) with probability p (inverted: kept elements count 1 / (1 - p)): `keep` is the mask of talpa_dropout_mask for the
+ *  width of x. No dropped copy of x is made. */
+enum talpa_status talpa_lora_expert_dropped(talpa_value *y, struct talpa_graph *graph, talpa_value y0, talpa_value x, talpa_value lora_a,
+                                            talpa_value lora_bt, talpa_value weight, talpa_value sel, talpa_value counts, talpa_value list,
+                                            talpa_value keep, int n_experts, int rank, float scale, float p);
+
 /* ---- routing ---- */
 
 /** p[T, E] = softmax of every row of x[T, E]. */
@@ -111,6 +117,11 @@ enum talpa_status talpa_embedding(talpa_value *x, struct talpa_graph *graph, tal
  *  name. */
 enum talpa_status talpa_dropout(talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value examples, talpa_value positions,
                                 float p, uint64_t stream);
+
+/** The mask of talpa_dropout for rows of `width` elements, as bits: keep [T, 16 * ceil(width / 512)] i32; bit i of word 16 b + l is for
+ *  element 512 b + 16 i + l. */
+enum talpa_status talpa_dropout_mask(talpa_value *keep, struct talpa_graph *graph, talpa_value examples, talpa_value positions, int64_t width,
+                                     float p, uint64_t stream);
 
 /** Cross entropy of log_softmax(hidden[rows[r]] weight^T) at labels[r], the T x V matrix never in memory: loss[1] = sum_r nll[r] * (step
  *  word loss_scale); nll[R], and lse[R] = the log-sum-exp. hidden [T, d]; weight [V, d], frozen, any dtype; rows, labels [R] i32, rows

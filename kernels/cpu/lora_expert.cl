@@ -9,84 +9,35 @@
  * The experts come in n_blocks blocks of n_columns rows of a, bt (n_blocks * n_columns = R). Dense: one block, all run-time rows. Sparse: a
  * block per expert, rows list[e, 0 .. counts[e]). A fixed number of work-groups, n_groups, shares the units of work: group g takes units
  * g, g + n_groups, ... Everything stands at its dense position [T, R]; what no token chose is neither written nor read.
+ * KEEP: x, or dx, goes through the mask of generic/dropout_mask.cl, n_words words per token: what it drops counts as 0. In lora_project that
+ * is `x`, in lora_outer `b`, in the combinations the sum before init is added.
  * All sums in f32, in an order that depends on the sizes alone; dense and sparse add the same terms in the same order. */
 #include "common/base.clh"
 #include "common/step.clh"
+#include "common/skinny.clh"
 
-typedef float stored16 __attribute__((ext_vector_type(16), aligned(4)));
-#define STORE16(value, pointer) (*(__global stored16 *)(pointer) = (value))
-#define SINGLE __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 #define CHUNK 12   /* rows of a unit of lora_project */
 #define ROWS 32    /* rows of a unit of lora_combine_dense */
 #define TILE_ROWS 64 /* rows of a unit of lora_combine_sparse */
-#define WIDTH 96   /* columns of a unit of these and of lora_outer */
-#define VECTORS 6  /* vectors in WIDTH */
-
-#define FOR6(M) M(0) M(1) M(2) M(3) M(4) M(5)
-#define FOR4(M) M(0) M(1) M(2) M(3)
-
-/* Sums of the lanes of four vectors. */
-static inline float4 sum_lanes(float16 a, float16 b, float16 c, float16 d)
-{
-    const float16 ab = (float16)(a.lo, b.lo) + (float16)(a.hi, b.hi);
-    const float16 cd = (float16)(c.lo, d.lo) + (float16)(c.hi, d.hi);
-    const float16 all = (float16)(ab.s0123, ab.s89ab, cd.s0123, cd.s89ab) + (float16)(ab.s4567, ab.scdef, cd.s4567, cd.scdef);
-    const float8 pairs = all.even + all.odd;
-    return pairs.even + pairs.odd;
-}
-
-/* r[i] = dot products of row i of six with the four rows of b: 24 vector accumulators along the n elements. */
-static inline void dot_6x4(float4 *r, __global const float *in, const size_t *row, __global const float *b, const size_t *column, uint n)
-{
-#define POINT(i) __global const float *x##i = in + row[i];
-    FOR6(POINT)
-    __global const float *b0 = b + column[0], *b1 = b + column[1], *b2 = b + column[2], *b3 = b + column[3];
-#define CLEAR(i) float16 c##i##0 = (float16)(0.0f), c##i##1 = (float16)(0.0f), c##i##2 = (float16)(0.0f), c##i##3 = (float16)(0.0f);
-    FOR6(CLEAR)
-    uint k = 0;
-    for (; k + 16 <= n; k += 16) {
-        const float16 w0 = vload16(0, b0 + k), w1 = vload16(0, b1 + k), w2 = vload16(0, b2 + k), w3 = vload16(0, b3 + k);
-#define ADD(i) \
-    { \
-        const float16 v = vload16(0, x##i + k); \
-        c##i##0 = fma(v, w0, c##i##0); \
-        c##i##1 = fma(v, w1, c##i##1); \
-        c##i##2 = fma(v, w2, c##i##2); \
-        c##i##3 = fma(v, w3, c##i##3); \
-    }
-        FOR6(ADD)
-    }
-#define SUM(i) r[i] = sum_lanes(c##i##0, c##i##1, c##i##2, c##i##3);
-    FOR6(SUM)
-    for (; k < n; ++k) {
-        const float4 w = (float4)(b0[k], b1[k], b2[k], b3[k]);
-#define REST(i) r[i] = fma((float4)(x##i[k]), w, r[i]);
-        FOR6(REST)
-    }
-#undef POINT
-#undef CLEAR
-#undef ADD
-#undef SUM
-#undef REST
-}
 
 /* out[row, first_column + j] = <in[row], b[first_column + j]> for the rows first .. end - 1 of a list (0: the rows themselves). */
-static inline void project(__global float *out, __global const float *in, __global const float *b, __global const int *list, uint first,
-                           uint end, uint n, uint n_all, uint first_column, uint n_columns)
+static inline void project(__global float *out, __global const float *in, __global const uint *keep, uint n_words, __global const float *b,
+                           __global const int *list, uint first, uint end, uint n, uint n_all, uint first_column, uint n_columns)
 {
     for (uint i0 = first; i0 < end; i0 += 6) {
-        size_t token[6], row[6];
+        size_t token[6], row[6], keep_row[6];
         for (uint i = 0; i < 6; ++i) {
             const uint at = min(i0 + i, end - 1);
             token[i] = list ? (size_t)list[at] : (size_t)at;
             row[i] = token[i] * n;
+            keep_row[i] = token[i] * n_words;
         }
         const uint n_rows = min(6u, end - i0);
         for (uint j0 = 0; j0 < n_columns; j0 += 4) {
-            size_t column[4];
-            for (uint j = 0; j < 4; ++j) column[j] = (size_t)(first_column + min(j0 + j, n_columns - 1)) * n;
+            __global const float *column[4];
+            for (uint j = 0; j < 4; ++j) column[j] = b + (size_t)(first_column + min(j0 + j, n_columns - 1)) * n;
             float4 r[6];
-            dot_6x4(r, in, row, b, column, n);
+            dot_6x4(r, in, row, keep, keep_row, column, n);
             for (uint i = 0; i < n_rows; ++i) {
                 __global float *to = out + token[i] * n_all + first_column + j0;
                 if (j0 + 4 <= n_columns) {
@@ -102,9 +53,9 @@ static inline void project(__global float *out, __global const float *in, __glob
 }
 
 SINGLE void lora_project(__global const uint *step, uint rows_symbol, uint rows_bound, __global const float *x, __global const float *a,
-                         __global const float *weight, __global const int *counts, __global const int *list, __global float *z,
-                         __global float *zs, uint n, uint n_blocks, uint n_columns, uint rank, float scale, uint has_weight, uint is_sparse,
-                         uint n_groups)
+                         __global const uint *keep, uint n_words, __global const float *weight, __global const int *counts,
+                         __global const int *list, __global float *z, __global float *zs, uint n, uint n_blocks, uint n_columns,
+                         uint rank, float scale, uint has_weight, uint is_sparse, uint n_groups)
 {
     const uint n_tokens = tp_rows(step, rows_symbol, rows_bound), n_all = n_blocks * n_columns, n_experts = n_all / rank;
     const uint group = tp_group_id(0);
@@ -115,12 +66,14 @@ SINGLE void lora_project(__global const uint *step, uint rows_symbol, uint rows_
         const uint n_units = (count + CHUNK - 1) / CHUNK;
         for (uint unit = (group + n_groups - base % n_groups) % n_groups; unit < n_units; unit += n_groups) {
             const uint first = unit * CHUNK, end = min(first + CHUNK, count);
-            project(z, x, a, rows, first, end, n, n_all, block * n_columns, n_columns);
+            project(z, x, keep, n_words, a, rows, first, end, n, n_all, block * n_columns, n_columns);
             for (uint i = first; i < end; ++i) {
                 const size_t t = rows ? (size_t)rows[i] : (size_t)i;
                 for (uint j = block * n_columns; j < (block + 1) * n_columns; j += rank) {
                     const float s = has_weight ? scale * weight[t * n_experts + j / rank] : scale;
-                    for (uint q = j; q < j + rank; ++q) zs[t * n_all + q] = s * z[t * n_all + q];
+                    uint q = j;
+                    for (; q + 4 <= j + rank; q += 4) vstore4(s * vload4(0, z + t * n_all + q), 0, zs + t * n_all + q);
+                    for (; q < j + rank; ++q) zs[t * n_all + q] = s * z[t * n_all + q];
                 }
             }
         }
@@ -143,14 +96,23 @@ SINGLE void lora_project_backward(__global const uint *step, uint rows_symbol, u
         const uint n_units = (count + CHUNK - 1) / CHUNK;
         for (uint unit = (group + n_groups - base % n_groups) % n_groups; unit < n_units; unit += n_groups) {
             const uint first = unit * CHUNK, end = min(first + CHUNK, count);
-            project(dz, dy, bt, rows, first, end, n, n_all, block * n_columns, n_columns);
+            project(dz, dy, (__global const uint *)0, 0, bt, rows, first, end, n, n_all, block * n_columns, n_columns);
             for (uint i = first; i < end; ++i) {
                 const size_t t = rows ? (size_t)rows[i] : (size_t)i;
                 for (uint j = block * n_columns; j < (block + 1) * n_columns; j += rank) {
                     const size_t at = t * n_experts + j / rank;
                     const float s = has_weight ? scale * weight[at] : scale;
                     float dot = 0.0f;
-                    for (size_t q = t * n_all + j; q < t * n_all + j + rank; ++q) {
+                    size_t q = t * n_all + j;
+                    float4 dots = (float4)(0.0f);
+                    for (; q + 4 <= t * n_all + j + rank; q += 4) {
+                        const float4 v = vload4(0, dz + q), u = vload4(0, z + q);
+                        dots = fma(v, u, dots);
+                        vstore4(s * v, 0, dz + q);
+                        vstore4(s * u, 0, zs + q);
+                    }
+                    dot = (dots.x + dots.y) + (dots.z + dots.w);
+                    for (; q < t * n_all + j + rank; ++q) {
                         const float v = dz[q], u = z[q];
                         dot = fma(v, u, dot);
                         dz[q] = s * v;
@@ -164,82 +126,17 @@ SINGLE void lora_project_backward(__global const uint *step, uint rows_symbol, u
     }
 }
 
-/* c{i}{v} += f{i}[q] * vector v at p, for four rows i and six vectors v: 24 accumulators. */
-#define MULTIPLY_4x6(p, q) \
-    { \
-        const float16 w0 = vload16(0, p), w1 = vload16(1, p), w2 = vload16(2, p), w3 = vload16(3, p), w4 = vload16(4, p), \
-                      w5 = vload16(5, p); \
-        MULTIPLY_6(0, q) MULTIPLY_6(1, q) MULTIPLY_6(2, q) MULTIPLY_6(3, q) \
-    }
-#define MULTIPLY_6(i, q) \
-    { \
-        const float16 f = (float16)(f##i[q]); \
-        c##i##0 = fma(f, w0, c##i##0); \
-        c##i##1 = fma(f, w1, c##i##1); \
-        c##i##2 = fma(f, w2, c##i##2); \
-        c##i##3 = fma(f, w3, c##i##3); \
-        c##i##4 = fma(f, w4, c##i##4); \
-        c##i##5 = fma(f, w5, c##i##5); \
-    }
-
-/* out[row[i] + c] = init + sum_k coef[coef_row[i] + t coef_stride] b[t b_stride + c] for four rows and `width` <= WIDTH columns,
- * t = list[k] or k, k ascending from 0. init stands at the places of out, or is 0. n_rows of the four rows are stored. */
-static inline void combine_4(__global float *out, __global const float *init, const size_t *row, uint n_rows, __global const float *coef,
-                             const size_t *coef_row, size_t coef_stride, __global const float *b, size_t b_stride, __global const int *list,
-                             uint n, uint width)
-{
-    __global const float *f0 = coef + coef_row[0], *f1 = coef + coef_row[1], *f2 = coef + coef_row[2], *f3 = coef + coef_row[3];
-    uint c = 0;
-#define STORE(i, j, at) \
-    if (i < n_rows) { \
-        const float16 sum = c##i##j; \
-        STORE16(init ? vload16(0, init + row[i] + (at)) + sum : sum, out + row[i] + (at)); \
-    }
-    if (width == WIDTH) {
-#define CLEAR(i) \
-    float16 c##i##0 = (float16)(0.0f), c##i##1 = (float16)(0.0f), c##i##2 = (float16)(0.0f), c##i##3 = (float16)(0.0f), \
-            c##i##4 = (float16)(0.0f), c##i##5 = (float16)(0.0f);
-        FOR4(CLEAR)
-        for (uint k = 0; k < n; ++k) {
-            const size_t t = list ? (size_t)list[k] : (size_t)k;
-            __global const float *p = b + t * b_stride;
-            const size_t q = t * coef_stride;
-            MULTIPLY_4x6(p, q)
-        }
-#define PUT(i) STORE(i, 0, 0) STORE(i, 1, 16) STORE(i, 2, 32) STORE(i, 3, 48) STORE(i, 4, 64) STORE(i, 5, 80)
-        FOR4(PUT)
-        c = WIDTH;
-#undef CLEAR
-#undef PUT
-    }
-    for (; c + 16 <= width; c += 16) {
-        float16 c00 = (float16)(0.0f), c10 = c00, c20 = c00, c30 = c00;
-        for (uint k = 0; k < n; ++k) {
-            const size_t t = list ? (size_t)list[k] : (size_t)k;
-            const float16 w = vload16(0, b + t * b_stride + c);
-            const size_t q = t * coef_stride;
-            c00 = fma((float16)(f0[q]), w, c00);
-            c10 = fma((float16)(f1[q]), w, c10);
-            c20 = fma((float16)(f2[q]), w, c20);
-            c30 = fma((float16)(f3[q]), w, c30);
-        }
-        STORE(0, 0, c) STORE(1, 0, c) STORE(2, 0, c) STORE(3, 0, c)
-    }
-#undef STORE
-    for (; c < width; ++c) {
-        float4 sum = (float4)(0.0f);
-        for (uint k = 0; k < n; ++k) {
-            const size_t t = list ? (size_t)list[k] : (size_t)k, q = t * coef_stride;
-            sum = fma((float4)(f0[q], f1[q], f2[q], f3[q]), (float4)(b[t * b_stride + c]), sum);
-        }
-        const float value[4] = {sum.x, sum.y, sum.z, sum.w};
-        for (uint i = 0; i < n_rows; ++i) out[row[i] + c] = init ? init[row[i] + c] + value[i] : value[i];
-    }
-}
+#ifdef KEEP
+#define KEEP_ROWS(rows) (rows)
+#define KEEP_B(keep) (keep)
+#else
+#define KEEP_ROWS(rows) 0
+#define KEEP_B(keep) ((__global const uint *)0)
+#endif
 
 SINGLE void lora_combine_dense(__global const uint *step, uint rows_symbol, uint rows_bound, __global const float *init,
-                               __global const float *coef, __global const float *b, __global float *out, uint n_all, uint n,
-                               uint has_init, uint n_groups)
+                               __global const float *coef, __global const float *b, __global const uint *keep, uint n_words,
+                               __global float *out, uint n_all, uint n, uint has_init, uint n_groups)
 {
     const uint n_tokens = tp_rows(step, rows_symbol, rows_bound);
     const uint n_across = (n + WIDTH - 1) / WIDTH, n_units = (n_tokens + ROWS - 1) / ROWS * n_across;
@@ -247,33 +144,47 @@ SINGLE void lora_combine_dense(__global const uint *step, uint rows_symbol, uint
         const uint c = unit % n_across * WIDTH, first = unit / n_across * ROWS, end = min(first + ROWS, n_tokens);
         for (uint t0 = first; t0 < end; t0 += 4) {
             size_t row[4], coef_row[4];
+            __global const uint *keep_row[4];
             for (uint i = 0; i < 4; ++i) {
                 const size_t t = min(t0 + i, end - 1);
+                keep_row[i] = keep + t * n_words;
                 row[i] = t * n + c;
                 coef_row[i] = t * n_all;
             }
             combine_4(out, has_init ? init : (__global const float *)0, row, min(4u, end - t0), coef, coef_row, 1, b + c, n,
-                      (__global const int *)0, n_all, min((uint)WIDTH, n - c));
+                      (__global const int *)0, n_all, min((uint)WIDTH, n - c), (__global const uint *)0, KEEP_ROWS(keep_row), n_words, c,
+                      (__global const float *)0);
         }
     }
 }
 
+/* Two products in one launch: out = coef^T b with n columns, through the mask, then out1 = coef1^T b1 with n1 columns, without. */
 SINGLE void lora_outer(__global const uint *step, uint rows_symbol, uint rows_bound, __global const float *coef, __global const float *b,
-                       __global const int *counts, __global const int *list, __global float *out, uint n_blocks, uint n_columns, uint n,
-                       uint is_sparse, uint n_groups)
+                       __global const uint *keep, uint n_words, __global float *out, uint n, __global const float *coef1,
+                       __global const float *b1, __global float *out1, uint n1, __global const int *counts, __global const int *list,
+                       uint n_blocks, uint n_columns, uint is_sparse, uint n_groups)
 {
     const uint n_tokens = tp_rows(step, rows_symbol, rows_bound), n_all = n_blocks * n_columns;
-    const uint n_across = (n + WIDTH - 1) / WIDTH, n_down = (n_columns + 3) / 4, n_units = n_blocks * n_down * n_across;
+    const uint n_down = (n_columns + 3) / 4 * n_blocks;
+    const uint n_first = n_down * ((n + WIDTH - 1) / WIDTH), n_units = n_first + n_down * ((n1 + WIDTH - 1) / WIDTH);
     for (uint unit = tp_group_id(0); unit < n_units; unit += n_groups) {
-        const uint c = unit % n_across * WIDTH, j0 = unit / n_across % n_down * 4, block = unit / n_across / n_down;
+        /* Neighbours read the same columns of b. */
+        const uint down = unit % n_down, block = down / ((n_columns + 3) / 4), j0 = down % ((n_columns + 3) / 4) * 4;
         const uint count = is_sparse ? min((uint)counts[block], n_tokens) : n_tokens;
+        __global const int *rows = is_sparse ? list + (size_t)block * rows_bound : (__global const int *)0;
+        const bool is_first = unit < n_first;
+        const uint width = is_first ? n : n1, c = (is_first ? unit : unit - n_first) / n_down * WIDTH;
         size_t row[4], coef_row[4];
         for (uint i = 0; i < 4; ++i) {
             coef_row[i] = block * n_columns + min(j0 + i, n_columns - 1);
-            row[i] = coef_row[i] * n + c;
+            row[i] = coef_row[i] * width + c;
         }
-        combine_4(out, (__global const float *)0, row, min(4u, n_columns - j0), coef, coef_row, n_all, b + c, n,
-                  is_sparse ? list + (size_t)block * rows_bound : (__global const int *)0, count, min((uint)WIDTH, n - c));
+        if (is_first)
+            combine_4(out, (__global const float *)0, row, min(4u, n_columns - j0), coef, coef_row, n_all, b + c, n, rows, count,
+                      min((uint)WIDTH, n - c), KEEP_B(keep), 0, n_words, c, (__global const float *)0);
+        else
+            combine_4(out1, (__global const float *)0, row, min(4u, n_columns - j0), coef1, coef_row, n_all, b1 + c, n1, rows, count,
+                      min((uint)WIDTH, n1 - c), (__global const uint *)0, 0, 0, 0, (__global const float *)0);
     }
 }
 
@@ -292,8 +203,8 @@ static inline uint count_below(__global const int *list, uint n, int bound)
 /* A unit is a tile of TILE_ROWS tokens and WIDTH columns, kept in private memory. Expert by expert, the tokens of the tile that chose it
  * are looked up in the list, and four of them share every load of b. */
 SINGLE void lora_combine_sparse(__global const uint *step, uint rows_symbol, uint rows_bound, __global const float *init,
-                                __global const float *coef, __global const float *b, __global const int *sel,
-                                __global const int *counts, __global const int *list, __global float *out, __global float *dweight,
+                                __global const float *coef, __global const float *b, __global const uint *keep, uint n_words,
+                                __global const int *sel, __global const int *counts, __global const int *list, __global float *out, __global float *dweight,
                                 uint n_experts, uint rank, uint n, uint has_init, uint has_dweight, uint n_groups)
 {
     const uint n_tokens = tp_rows(step, rows_symbol, rows_bound), n_all = n_experts * rank;
@@ -355,7 +266,7 @@ SINGLE void lora_combine_sparse(__global const uint *step, uint rows_symbol, uin
         for (size_t t = 0; t < n_rows; ++t) {
             const size_t row = corner + t * n;
             for (uint v = 0; v < n_vectors; ++v) {
-                const float16 sum = tile[t * VECTORS + v];
+                const float16 sum = KEPT16(tile[t * VECTORS + v], keep + (first + t) * n_words, first_column + 16 * v);
                 STORE16(has_init ? vload16(v, init + row) + sum : sum, out + row + 16 * v);
             }
             for (uint c = n_vectors * 16; c < width; ++c) {
@@ -365,6 +276,7 @@ SINGLE void lora_combine_sparse(__global const uint *step, uint rows_symbol, uin
                     for (size_t j = e * rank; j < (size_t)(e + 1) * rank; ++j)
                         sum = fma(f[t * n_all + j], b[j * n + first_column + c], sum);
                 }
+                sum = KEPT(sum, keep + (first + t) * n_words, first_column + c);
                 out[row + c] = has_init ? init[row + c] + sum : sum;
             }
         }

@@ -7,6 +7,7 @@
  *                         of TILE listed tokens x TILE columns; work-item = one product, operands in local memory
  *   lora_combine          out[t, c] = init[t, c] + sum over experts with sel[t, e], ascending, of coef[t, e*r + q] b[e*r + q, c];
  *                         work-item = (c, t)
+ *   lora_keep             out = init + in where the mask keeps it (generic/dropout_mask.cl), else init; work-item = (t, c)
  *   lora_outer            out[e*r + q, c] = sum over t in list[e], in its order, of coef[t, e*r + q] b[t, c]; group = TILE x TILE outputs
  *                         of one expert (dimension 2), operands in local memory
  *
@@ -93,6 +94,17 @@ __kernel void lora_combine(__global const uint *step, uint rows_symbol, uint row
         for (size_t j = (size_t)e * rank; j < (size_t)(e + 1) * rank; ++j) sum = fma(coef[t * n_experts * rank + j], b[j * n + c], sum);
     }
     out[t * n + c] = has_init ? init[t * n + c] + sum : sum;
+}
+
+__kernel void lora_keep(__global const uint *step, uint rows_symbol, uint rows_bound, __global const float *init, __global const float *in,
+                        __global const uint *keep, __global float *out, uint n, uint n_words, uint has_init)
+{
+    const size_t i = get_global_id(0);
+    if (i >= (size_t)tp_rows(step, rows_symbol, rows_bound) * n) return;
+    const uint c = (uint)(i % n);
+    const uint word = keep[i / n * n_words + c / 512 * 16 + c % 16];
+    const float value = word >> (c / 16 % 32) & 1 ? in[i] : 0.0f;
+    out[i] = has_init ? init[i] + value : value;
 }
 
 __kernel void lora_outer(__global const uint *step, uint rows_symbol, uint rows_bound, __global const float *coef, __global const float *b,

@@ -154,6 +154,37 @@ static void test_autodiff_shape(void **unused)
     tp_graph_free(graph);
 }
 
+/* Three terms of one gradient: a product takes the sum so far as its c. The seed, which no node of the rule made, needs an addition. */
+static void test_autodiff_addend(void **unused)
+{
+    (void)unused;
+    struct talpa_graph *graph;
+    assert_ok(tp_graph_create(&graph));
+    const talpa_value x = test_input(graph, "x", 4, 3);
+    talpa_value weight[2], y, z, sum, grads[1];
+    assert_ok(tp_graph_weight(graph, &weight[0], "w0", tp_type_2d(TALPA_F32, TP_STEP_NONE, 3, 3)));
+    assert_ok(tp_graph_weight(graph, &weight[1], "w1", tp_type_2d(TALPA_F32, TP_STEP_NONE, 3, 3)));
+    assert_ok(talpa_matmul(&y, graph, x, weight[0], x, false, true));
+    assert_ok(talpa_matmul(&z, graph, x, weight[1], TP_NONE, false, true));
+    sum = test_add(graph, y, z);
+    const talpa_value seed = test_input(graph, "seed", 4, 3);
+    const int32_t n_forward = tp_graph_n_nodes(graph);
+    assert_ok(tp_autodiff(graph, &sum, &seed, 1, &x, 1, grads));
+    int n_added = 0, n_products = 0, n_given = 0;
+    for (int32_t n = n_forward; n < tp_graph_n_nodes(graph); n++) {
+        const struct tp_node *node = tp_graph_node_at(graph, n);
+        const bool is_product = !strcmp(node->op->name, "matmul");
+        n_added += !strcmp(node->op->name, "add");
+        n_products += is_product;
+        n_given += is_product && node->in[2] != TP_NONE;
+    }
+    assert_int_equal(n_products, 2);
+    assert_int_equal(n_given, 1);
+    assert_int_equal(n_added, 1);
+    assert_ok(tp_graph_verify(graph));
+    tp_graph_free(graph);
+}
+
 static void test_print(void **unused)
 {
     (void)unused;
@@ -177,7 +208,7 @@ int main(void)
         cmocka_unit_test(test_single_assignment), cmocka_unit_test(test_names),
         cmocka_unit_test(test_type_errors),       cmocka_unit_test(test_states),
         cmocka_unit_test(test_stale_view),        cmocka_unit_test(test_phases),
-        cmocka_unit_test(test_autodiff_shape),    cmocka_unit_test(test_print),
+        cmocka_unit_test(test_autodiff_shape), cmocka_unit_test(test_autodiff_addend),    cmocka_unit_test(test_print),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
