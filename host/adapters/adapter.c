@@ -304,17 +304,13 @@ static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_gra
                                struct gate *gate)
 {
     const struct tp_router *router = attach->adapter->router;
-    talpa_value gating, logits, p, raw = TALPA_NONE, score, aux;
+    talpa_value gating, direction = TALPA_NONE, bias = TALPA_NONE, p, raw, score, aux;
     TP_TRY(parameter(attach, &gating, graph, module, TP_TENSOR_GATING));
-    TP_TRY(talpa_matmul(&logits, graph, x, gating, TALPA_NONE, false, true));
-    TP_TRY(talpa_softmax(&p, graph, logits));
     if (router->has_threshold) {
-        talpa_value direction, bias;
         TP_TRY(parameter(attach, &direction, graph, module, TP_TENSOR_THRESHOLD));
         TP_TRY(parameter(attach, &bias, graph, module, TP_TENSOR_THRESHOLD_BIAS));
-        TP_TRY(talpa_matmul(&raw, graph, x, direction, TALPA_NONE, false, true));
-        TP_TRY(talpa_bias_add(&raw, graph, raw, bias));
     }
+    TP_TRY(talpa_router_scores(&p, &raw, graph, x, gating, direction, bias));
     TP_TRY(router->gate(&gate->weight, &gate->sel, &score, graph, p, raw, &attach->adapter->config));
     TP_TRY(talpa_dispatch(&gate->counts, &gate->list, graph, gate->sel));
     module->counts = gate->counts;

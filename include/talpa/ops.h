@@ -45,6 +45,11 @@ enum talpa_status talpa_lora_expert_dropped(talpa_value *y, struct talpa_graph *
 /** p[T, E] = softmax of every row of x[T, E]. */
 enum talpa_status talpa_softmax(talpa_value *p, struct talpa_graph *graph, talpa_value x);
 
+/** A router's scores: p[T, E] = softmax(x[T, d] gating[E, d]^T) and, with a direction [1, d] and its bias [1], raw[T, 1] = x direction^T + bias.
+ *  Without: both TALPA_NONE, and so is *raw. The same as talpa_matmul, talpa_bias_add and talpa_softmax, reading x once. */
+enum talpa_status talpa_router_scores(talpa_value *p, talpa_value *raw, struct talpa_graph *graph, talpa_value x, talpa_value gating,
+                                      talpa_value direction, talpa_value bias);
+
 /** The k largest of every row of p[T, E] (ties: lower index), renormalised: weight[T, E] (0 elsewhere), sel[T, E] i32 (1 for the chosen).
  */
 enum talpa_status talpa_topk_gate(talpa_value *weight, talpa_value *sel, struct talpa_graph *graph, talpa_value p, int k);
