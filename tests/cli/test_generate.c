@@ -145,6 +145,46 @@ static void test_many(void **state)
     tp_json_free(json);
 }
 
+static double real(const struct tp_json_value *object, const char *key)
+{
+    double value = -1.0;
+    const struct tp_json_value *found = tp_json_get(object, key);
+    if (!found) fail_msg("member '%s' is missing in: %s", key, out);
+    assert_int_equal(tp_json_as_double(&value, found, key), TALPA_OK);
+    return value;
+}
+
+/* Two answers of 5 tokens: 4 passes after the prompt's; seconds and rates agree with each other. */
+static void test_stats(void **state)
+{
+    (void)state;
+    need_device();
+    write_text("prompts.jsonl", "{\"prompt\": \"one mole\"}\n{\"prompt\": \"two\"}\n");
+    expect("generate -m random:tiny --jsonl -f @prompts.jsonl -n 5 --ignore-eos -b 1 --stats @stats.json", 0, NULL);
+    read_text(out, sizeof out, "stats.json");
+    struct tp_json *json = parse(out);
+    const struct tp_json_value *total = member(json, "total"), *answers = member(json, "answers");
+    assert_int_equal(tp_json_length(answers), 2);
+    double n_prompt = 0.0, n_decode = 0.0;
+    for (int64_t i = 0; i < 2; i++) {
+        const struct tp_json_value *answer = tp_json_at(answers, i);
+        assert_true(real(answer, "n") == 5.0 && real(answer, "n_passes") == 4.0);
+        assert_true(real(answer, "prompt_s") > 0.0 && real(answer, "decode_s") > 0.0);
+        n_prompt += real(answer, "n_prompt");
+        n_decode += real(answer, "n_passes");
+    }
+    assert_true(real(total, "n_prompt_tokens") == n_prompt && real(total, "n_decode_tokens") == n_decode);
+    assert_true(fabs(real(total, "decode_tokens_per_s") * real(total, "decode_s") - n_decode) < 1e-6 * n_decode);
+    assert_true(real(total, "n_launches_last_pass") > 0.0 && real(total, "weight_bytes") > 0.0);
+    tp_json_free(json);
+    expect("generate -m random:tiny -p mole -n 3 --ignore-eos --stats @stats.json", 0, NULL);
+    read_text(out, sizeof out, "stats.json");
+    json = parse(out);
+    assert_true(real(member(json, "total"), "first_text_s") > real(member(json, "total"), "prompt_s"));
+    tp_json_free(json);
+    expect("generate -m random:tiny -p mole -n 3 --stats @none/stats.json", 73, "stats.json");
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -208,7 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flags), cmocka_unit_test(test_one),      cmocka_unit_test(test_seeds), cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_many),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_chat),  cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_many), cmocka_unit_test(test_stats),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_chat),  cmocka_unit_test(test_interrupt),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

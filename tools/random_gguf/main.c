@@ -17,8 +17,10 @@ struct shape {
     uint32_t n_layers, d_model, d_ff, n_heads, n_kv_heads, vocab, context;
 };
 
-/* Llama 2 7B (arXiv 2307.09288), and its proportions in the small. */
-static const struct shape shapes[] = {{"llama2-7b", 32, 4096, 11008, 32, 32, 32000, 4096}, {"llama2-tiny", 2, 64, 192, 4, 4, 1024, 256}};
+/* Llama 2 7B (arXiv 2307.09288), its proportions in the small, and SmolLM2 135M (arXiv 2502.02737; its output matrix here not tied). */
+static const struct shape shapes[] = {{"llama2-7b", 32, 4096, 11008, 32, 32, 32000, 4096},
+                                      {"llama2-tiny", 2, 64, 192, 4, 4, 1024, 256},
+                                      {"smollm2-135m", 30, 576, 1536, 9, 3, 49152, 8192}};
 
 struct tensor {
     enum talpa_dtype dtype;
@@ -26,7 +28,7 @@ struct tensor {
 };
 
 struct model {
-    const struct shape *shape;
+    struct shape shape;
     enum talpa_dtype dtype; /* of matrices; norms are f32 */
     uint64_t state;
     struct tensor tensors[MAX_TENSORS];
@@ -94,7 +96,7 @@ static void add(struct model *model, const char *name, enum talpa_dtype dtype, i
 
 static void add_tensors(struct model *model)
 {
-    const struct shape *s = model->shape;
+    const struct shape *s = &model->shape;
     const int64_t d = s->d_model, kv = (int64_t)(s->d_model / s->n_heads) * s->n_kv_heads;
     const struct {
         const char *name;
@@ -134,7 +136,7 @@ static void filler_piece(char *out, uint32_t i)
 
 static enum talpa_status add_tokenizer(struct model *model)
 {
-    const uint32_t n = model->shape->vocab;
+    const uint32_t n = model->shape.vocab;
     char (*pieces)[PIECE_BYTES] = calloc(n, sizeof *pieces);
     const char **texts = calloc(n, sizeof *texts);
     int32_t *types = calloc(n, sizeof *types);
@@ -170,7 +172,7 @@ static enum talpa_status add_tokenizer(struct model *model)
 
 static void add_keys(struct model *model)
 {
-    const struct shape *s = model->shape;
+    const struct shape *s = &model->shape;
     struct tp_gguf_writer *w = model->writer;
     tp_gguf_write_string(w, "general.architecture", "llama");
     tp_gguf_write_string(w, "general.name", s->name);
@@ -202,9 +204,10 @@ static enum talpa_status write_model(struct model *model, const char *path)
 
 static int usage(FILE *out)
 {
-    fputs("Usage: talpa-random-gguf [--shape NAME] [--type TYPE] [--seed N] OUT.gguf\n"
+    fputs("Usage: talpa-random-gguf [--shape NAME] [--layers N] [--type TYPE] [--seed N] OUT.gguf\n"
           "Writes a Llama model with random weights and a vocabulary of bytes and short words.\n"
-          "  --shape NAME   [llama2-7b] or llama2-tiny\n"
+          "  --shape NAME   [llama2-7b], llama2-tiny or smollm2-135m\n"
+          "  --layers N     as many layers, 1 to 100, instead of the shape's\n"
           "  --type TYPE    [q4_0] of the matrices: q4_0, q8_0, f16, bf16 or f32\n"
           "  --seed N       [1] other weights\n",
           out);
@@ -214,13 +217,15 @@ static int usage(FILE *out)
 static bool parse(struct model *model, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"shape", required_argument, NULL, 's'}, {"type", required_argument, NULL, 't'}, {"seed", required_argument, NULL, 'r'}, {0}};
+        {"shape", required_argument, NULL, 's'}, {"layers", required_argument, NULL, 'l'}, {"type", required_argument, NULL, 't'},
+        {"seed", required_argument, NULL, 'r'}, {0}};
     static const enum talpa_dtype dtypes[] = {TALPA_Q4_0, TALPA_Q8_0, TALPA_F16, TALPA_BF16, TALPA_F32};
-    const char *shape = "llama2-7b", *type = "q4_0";
+    const char *shape = "llama2-7b", *type = "q4_0", *layers = NULL;
     model->state = 1;
     model->dtype = TALPA_N_DTYPES;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 's') shape = optarg;
+        else if (c == 'l') layers = optarg;
         else if (c == 't') type = optarg;
         else if (c == 'r') model->state = strtoull(optarg, NULL, 10);
         else return false;
@@ -228,12 +233,16 @@ static bool parse(struct model *model, int argc, char **argv)
     model->state = (model->state + 1) * UINT64_C(0x9e3779b97f4a7c15);
     if (!model->state) model->state = 1;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (!strcmp(shapes[i].name, shape)) model->shape = &shapes[i];
+        if (!strcmp(shapes[i].name, shape)) model->shape = shapes[i];
+    const long n_layers = layers ? strtol(layers, NULL, 10) : (long)model->shape.n_layers;
+    const bool has_layers = !model->shape.name || (n_layers >= 1 && n_layers <= 100);
+    if (has_layers) model->shape.n_layers = (uint32_t)n_layers;
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
         if (!strcmp(tp_dtype_name(dtypes[i]), type)) model->dtype = dtypes[i];
-    if (!model->shape) fprintf(stderr, "--shape %s: expected llama2-7b or llama2-tiny\n", shape);
+    if (!model->shape.name) fprintf(stderr, "--shape %s: expected llama2-7b, llama2-tiny or smollm2-135m\n", shape);
+    if (!has_layers) fprintf(stderr, "--layers %s: expected 1 to 100\n", layers);
     if (model->dtype == TALPA_N_DTYPES) fprintf(stderr, "--type %s: expected q4_0, q8_0, f16, bf16 or f32\n", type);
-    return model->shape && model->dtype != TALPA_N_DTYPES && optind == argc - 1;
+    return model->shape.name && has_layers && model->dtype != TALPA_N_DTYPES && optind == argc - 1;
 }
 
 int main(int argc, char **argv)

@@ -1,7 +1,9 @@
 /* talpa generate */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "flags_common.h"
@@ -12,12 +14,14 @@
 
 struct generate {
     struct generate_flags flags;
-    const char *prompt, *file, *output_file;
+    const char *prompt, *file, *output_file, *stats_file;
     bool jsonl, chat, no_parse_special, logprobs, dry_run;
     int format, batch_size;
     struct output output;
     struct talpa_prompt *prompts;
     size_t n_prompts;
+    struct timespec begin;
+    double first_text_s; /* since `begin`; negative: no text yet */
 };
 
 enum { FORMAT_AUTO, FORMAT_TEXT, FORMAT_JSON, FORMAT_JSONL };
@@ -80,12 +84,20 @@ static int fit_session(struct generate *g, struct talpa_model *model)
 
 /* ---- answers ---- */
 
+static double seconds_since(const struct timespec *begin)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - begin->tv_sec) + 1e-9 * (double)(now.tv_nsec - begin->tv_nsec);
+}
+
 static bool on_text(void *user, size_t request, const char *text, size_t n_bytes)
 {
     struct generate *g = user;
     (void)request;
     fwrite(text, 1, n_bytes, g->output.file);
     fflush(g->output.file);
+    if (g->first_text_s < 0.0) g->first_text_s = seconds_since(&g->begin);
     return !output_failed(&g->output);
 }
 
@@ -135,6 +147,59 @@ static void print_answers(const struct generate *g, const struct talpa_answer *a
     if (array) fputs("]\n", file);
 }
 
+/* ---- figures ---- */
+
+static struct field rate(const char *name, int64_t n, double seconds)
+{
+    return field_real(name, seconds > 0.0 ? (double)n / seconds : NAN);
+}
+
+/* One object per run, one per answer inside: counts, seconds of the passes and their quotients. */
+static void print_stats(FILE *file, const struct generate *g, const struct talpa_answer *answers, const struct talpa_session_info *before,
+                        const struct talpa_session_info *now)
+{
+    const int64_t n_prompt = now->n_prompt_tokens - before->n_prompt_tokens, n_decode = now->n_decode_tokens - before->n_decode_tokens;
+    const double prompt_s = now->prompt_s - before->prompt_s, decode_s = now->decode_s - before->decode_s;
+    const struct field fields[] = {field_int("n_prompt_tokens", n_prompt),
+                                   field_real("prompt_s", prompt_s),
+                                   rate("prompt_tokens_per_s", n_prompt, prompt_s),
+                                   field_int("n_decode_tokens", n_decode),
+                                   field_real("decode_s", decode_s),
+                                   rate("decode_tokens_per_s", n_decode, decode_s),
+                                   field_int("n_launches_last_pass", now->n_launches),
+                                   field_real("first_text_s", g->first_text_s >= 0.0 ? g->first_text_s : NAN),
+                                   field_int("weight_bytes", (int64_t)now->weight_bytes),
+                                   field_int("adapter_bytes", (int64_t)now->adapter_bytes),
+                                   field_int("cache_bytes", (int64_t)now->cache_bytes),
+                                   field_int("activation_bytes", (int64_t)now->activation_bytes)};
+    fputs("{\"total\": ", file);
+    output_object(file, fields, sizeof fields / sizeof *fields);
+    fputs(",\n \"answers\": [", file);
+    for (size_t i = 0; i < g->n_prompts; ++i) {
+        const struct talpa_answer *answer = &answers[i];
+        const struct field own[] = {field_int("n_prompt", answer->n_prompt),
+                                    field_real("prompt_s", answer->prompt_s),
+                                    field_int("n", (int64_t)answer->n_ids),
+                                    field_int("n_passes", answer->n_passes),
+                                    field_real("decode_s", answer->decode_s)};
+        fputs(i ? ",\n  " : "\n  ", file);
+        output_object(file, own, sizeof own / sizeof *own);
+    }
+    fputs("]}\n", file);
+}
+
+static int write_stats(const struct generate *g, const struct talpa_answer *answers, const struct talpa_session_info *before,
+                       const struct talpa_session *session)
+{
+    if (!g->stats_file) return 0;
+    struct output output;
+    const struct talpa_session_info now = talpa_session_info(session);
+    const int code = output_open(&output, g->stats_file);
+    if (code >= 0) return code;
+    print_stats(output.file, g, answers, before, &now);
+    return output_close(&output);
+}
+
 static int answer_all(struct generate *g, struct talpa_session *session)
 {
     struct talpa_request *requests = calloc(g->n_prompts, sizeof *requests);
@@ -155,6 +220,7 @@ static int answer_all(struct generate *g, struct talpa_session *session)
             print_answers(g, answers, streams);
             code = output_close(&g->output);
             generate_flags_timing(session, &before);
+            if (!code) code = write_stats(g, answers, &before, session);
         }
     }
     for (size_t i = 0; i < g->n_prompts && answers; ++i) talpa_answer_free(&answers[i]);
@@ -219,6 +285,8 @@ int cmd_generate(int argc, char **argv)
 {
     static struct generate g = {.batch_size = 8};
     static struct options options;
+    g.first_text_s = -1.0;
+    clock_gettime(CLOCK_MONOTONIC, &g.begin);
     generate_flags_default(&g.flags, 256);
     options = (struct options){
         .verb = "generate",
@@ -259,6 +327,11 @@ int cmd_generate(int argc, char **argv)
          .help = "format of the result; auto: text, or jsonl with --jsonl"},
         {.kind = OPTION_FLAG, .name = "logprobs", .target = &g.logprobs, .help = "token ids and log-probabilities in json and jsonl"},
         flag_output_file(&g.output_file),
+        {.kind = OPTION_TEXT,
+         .name = "stats",
+         .target = &g.stats_file,
+         .argument = "FILE",
+         .help = "tokens, seconds and speed of the run and of each answer into FILE, JSON"},
         {.kind = OPTION_FLAG, .name = "dry-run", .target = &g.dry_run, .help = "print the device memory it would take and stop"},
     };
     options_add(&options, table, sizeof table / sizeof *table);
