@@ -4,6 +4,7 @@
 
 #include "base/rng.h"
 #include "bench_impl.h"
+#include "infer/session.h"
 
 struct generation {
     struct talpa_session *session;
@@ -31,6 +32,7 @@ static enum talpa_status run_once(void *user, double *ns)
     const struct talpa_session_info before = talpa_session_info(g->session);
     TP_TRY(talpa_generate(g->answers, g->session, g->requests, (size_t)g->n_sequences, &sampling, NULL, NULL));
     const struct talpa_session_info after = talpa_session_info(g->session);
+    TP_TRY(tp_executor_finish(g->session->graph[TP_PASS_PROMPT].set.executor)); /* recorded launches are handed over */
     for (int s = 0; s < g->n_sequences; s++) talpa_answer_free(&g->answers[s]);
     const int64_t prompt = after.n_prompt_tokens - before.n_prompt_tokens, decode = after.n_decode_tokens - before.n_decode_tokens;
     const int64_t found = g->n_gen ? decode : prompt, wanted = (int64_t)g->n_sequences * (g->n_gen ? g->n_gen : g->n_prompt);
