@@ -103,6 +103,7 @@ static enum talpa_status prepare_launch(struct tp_executor *executor, const stru
                                         struct tp_prepared *out)
 {
     out->launch = launch;
+    out->what = tp_plan_node_name(plan, launch->node);
     for (int a = 0; a < launch->n_args; a++) {
         const struct tp_arg *arg = &launch->args[a];
         struct tp_buffer *buffer = NULL;
@@ -138,7 +139,7 @@ static enum talpa_status prepare_plan(struct tp_executor *executor, int index)
         if (!executor->prepared[index][phase]) return tp_fail_memory("executor", (unsigned long long)list->n * sizeof(struct tp_prepared));
         for (int i = 0; i < list->n; i++)
             TP_TRY(tp_context(prepare_launch(executor, plan, phase, &list->item[i], &executor->prepared[index][phase][i]), "%s at %s",
-                              tp_graph_node_at(plan->graph, list->item[i].node)->op->name, list->item[i].scope));
+                              tp_plan_node_name(plan, list->item[i].node), list->item[i].scope));
     }
     return TALPA_OK;
 }
@@ -196,7 +197,7 @@ static enum talpa_status enqueue_launch(struct tp_executor *executor, const stru
 
 enum talpa_status tp_executor_enqueue(struct tp_executor *executor, const struct tp_prepared *p)
 {
-    return tp_context(enqueue_launch(executor, p), "%s at %s", tp_graph_node_at(graph_of(executor), p->launch->node)->op->name, p->launch->scope);
+    return tp_context(enqueue_launch(executor, p), "%s at %s", p->what, p->launch->scope);
 }
 
 /* ---- frozen weights ---- */

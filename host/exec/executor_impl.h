@@ -8,6 +8,7 @@
 
 struct tp_prepared {
     const struct tp_launch *launch;
+    const char *what;         /* op or group, for messages */
     struct tp_kernel *kernel; /* NULL for copies and library calls */
     struct tp_kernel_arg args[TP_MAX_ARGS];
     size_t piece_groups; /* groups of dimension 0 per enqueued piece */

@@ -63,17 +63,33 @@ static void find_reads(struct placement *p)
     }
 }
 
-static bool may_reuse(const struct placement *p, const struct tp_node *node, int input, talpa_value out, int32_t position)
+/* Inside a group all nodes run at one position: whether another of them uses the storage that node n would take over, or the rule
+ * forbids it. */
+static bool group_forbids(const struct placement *p, int32_t n, talpa_value root)
 {
+    if (p->plan->fused_of[n] < 0) return false;
+    const struct tp_fused *fused = p->plan->fused[p->plan->fused_of[n]];
+    if (!fused->rule->inplace) return true;
+    for (int m = 0; m < fused->n_members; m++) {
+        const struct tp_node *node = tp_graph_node_at(p->graph, fused->member[m]);
+        for (int i = 0; i < node->n_in && fused->member[m] != n; i++)
+            if (node->in[i] != TP_NONE && root_of(p, node->in[i], NULL) == root) return true;
+    }
+    return false;
+}
+
+static bool may_reuse(const struct placement *p, int32_t n, int input, talpa_value out, int32_t position)
+{
+    const struct tp_node *node = tp_graph_node_at(p->graph, n);
     const talpa_value value = node->in[input];
-    if (value == TP_NONE) return false;
+    if (value == TP_NONE || p->plan->inner[value] || p->plan->inner[out]) return false;
     size_t offset;
     const talpa_value root = root_of(p, value, &offset);
     if (!in_arena(p, root) || offset || p->slot[root].last > position) return false;
     if (tp_type_bytes(tp_graph_type(p->graph, root)) != tp_type_bytes(tp_graph_type(p->graph, out))) return false;
     for (int i = 0; i < node->n_in; i++)
         if (i != input && node->in[i] != TP_NONE && root_of(p, node->in[i], NULL) == root) return false;
-    return true;
+    return !group_forbids(p, n, root);
 }
 
 static void place_concat(struct placement *p, const struct tp_node *node)
@@ -103,7 +119,7 @@ static void place_outputs(struct placement *p, int32_t n)
         slot->last = info->is_output ? INT32_MAX : slot->own_last > position ? slot->own_last : position;
         if (node->op->updates[o]) attach(p, out, node->in[node->op->updates[o] - 1], 0);
         else if (node->op->flags & TP_OP_VIEW) attach(p, out, node->in[0], (size_t)node->attrs.i[0] * tp_dtype_block_bytes(info->type.dtype));
-        else if (node->op->inplace[o] && may_reuse(p, node, node->op->inplace[o] - 1, out, position)) attach(p, out, node->in[node->op->inplace[o] - 1], 0);
+        else if (node->op->inplace[o] && may_reuse(p, n, node->op->inplace[o] - 1, out, position)) attach(p, out, node->in[node->op->inplace[o] - 1], 0);
     }
     if (node->op->flags & TP_OP_CONCAT) place_concat(p, node);
 }
@@ -134,7 +150,7 @@ static enum talpa_status collect(struct placement *p, const size_t *scratch_byte
         struct tp_location *location = &plan->row[v];
         location->n_bytes = tp_type_bytes(&info->type);
         location->owner = info->base;
-        if (p->slot[v].parent != TP_NONE || is_left_out(p, v)) continue;
+        if (p->slot[v].parent != TP_NONE || is_left_out(p, v) || plan->inner[v]) continue;
         location->place = info->kind == TP_INPUT ? TP_PLACE_INPUT : info->kind == TP_TEMP ? TP_PLACE_ARENA : TP_PLACE_STORE;
         if (info->kind == TP_TEMP)
             add_item(p, location, p->slot[v].first, p->slot[v].last, location->n_bytes, tp_graph_node_at(p->graph, info->producer)->op->name);

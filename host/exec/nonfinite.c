@@ -65,23 +65,28 @@ static enum talpa_status scan(struct tp_nonfinite *found, const struct tp_execut
     return status;
 }
 
+static bool is_opaque(const struct tp_plan *plan, const struct tp_value_info *info)
+{
+    return tp_graph_node_at(plan->graph, info->producer)->op->opaque[info->output];
+}
+
 /* All outputs of a node whose launches are [first, last]. Views and concats hold nothing of their own. */
 static enum talpa_status check_node(struct tp_nonfinite *found, const struct tp_executor *executor, const struct tp_plan *plan,
                                     const struct tp_prepared *first, const struct tp_prepared *last)
 {
-    const struct tp_node *node = tp_graph_node_at(plan->graph, last->launch->node);
+    const struct tp_node *node = tp_plan_node(plan, last->launch->node);
     if (node->op->flags & (TP_OP_VIEW | TP_OP_CONCAT)) return TALPA_OK;
     for (int o = 0; o < node->n_out && !found->found; o++) {
         const struct tp_value_info *info = tp_graph_value(plan->graph, node->out[o]);
         enum tp_layout layout = TP_LAYOUT_ROW;
-        struct tp_buffer *buffer = info->type.dtype == TALPA_F32 && !node->op->opaque[o] ? find_output(first, last, node->out[o], &layout) : NULL;
+        struct tp_buffer *buffer = info->type.dtype == TALPA_F32 && !is_opaque(plan, info) ? find_output(first, last, node->out[o], &layout) : NULL;
         if (!buffer) continue;
         TP_TRY(scan(found, executor, &info->type, layout, buffer));
         if (!found->found) continue;
         found->node = last->launch->node;
         found->value_number = node->out[o];
         found->output = o;
-        found->op = node->op->name;
+        found->op = tp_plan_node_name(plan, last->launch->node);
         found->scope = node->scope;
         found->is_backward = node->is_backward;
     }

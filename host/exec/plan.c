@@ -6,6 +6,7 @@
 #include "base/dtype.h"
 #include "exec/tier.h"
 #include "ops/gemm.h"
+#include "plan_impl.h"
 #include "runtime/tuning.h"
 
 void tp_plan_options_default(struct tp_plan_options *options)
@@ -13,10 +14,13 @@ void tp_plan_options_default(struct tp_plan_options *options)
     *options = (struct tp_plan_options){.dispatch = TP_DISPATCH_DENSE};
     const char *tier = getenv("TALPA_TIER");
     if (tier) snprintf(options->tier, sizeof options->tier, "%s", tier);
+    const char *fusion = getenv("TALPA_FUSION");
+    options->no_fusion = fusion && !strcmp(fusion, "off");
 }
 
 int32_t tp_plan_position(const struct tp_plan *plan, int32_t node)
 {
+    if (plan->fused_of[node] >= 0) node = plan->fused[plan->fused_of[node]]->at;
     return node + (tp_graph_node_at(plan->graph, node)->phase == TP_PHASE_UPDATE ? tp_graph_n_nodes(plan->graph) : 0);
 }
 
@@ -34,51 +38,66 @@ static bool can_pack(const struct tp_plan *plan, const struct tp_node *node, con
     return true;
 }
 
-struct choice {
-    enum tp_layout in[TP_CASE_MAX_IN], out[TP_MAX_OUT];
-};
-
-static struct tp_lower lower_for(const struct tp_plan *plan, int32_t node, const struct choice *choice)
+static struct tp_lower lower_for(const struct tp_plan *plan, const struct tp_node *node, int32_t node_index, const struct tp_choice *choice)
 {
     return (struct tp_lower){.graph = plan->graph,
-                             .node = tp_graph_node_at(plan->graph, node),
-                             .node_index = node,
+                             .node = node,
+                             .node_index = node_index,
                              .caps = &plan->caps,
                              .options = &plan->options,
                              .in_layout = choice->in,
                              .out_layout = choice->out};
 }
 
-static enum talpa_status choose_variant(struct tp_plan *plan, int32_t n, struct choice *choice)
+const struct tp_variant *tp_plan_choose(const struct tp_plan *plan, const struct tp_node *node, int32_t node_index,
+                                        const struct tp_variant *variants, int n_variants, struct tp_choice *choice)
 {
-    const struct tp_node *node = tp_graph_node_at(plan->graph, n);
-    if (node->n_in > TP_CASE_MAX_IN) return tp_fail(TALPA_E_INTERNAL, "%s: more than %d operands", node->op->name, TP_CASE_MAX_IN);
-    for (int v = 0; v < node->op->n_variants; v++) {
-        const struct tp_variant *variant = &node->op->variants[v];
-        *choice = (struct choice){.in = {TP_LAYOUT_ROW}, .out = {TP_LAYOUT_ROW}};
-        const struct tp_lower lower = lower_for(plan, n, choice);
+    for (int v = 0; v < n_variants; v++) {
+        const struct tp_variant *variant = &variants[v];
+        *choice = (struct tp_choice){.in = {TP_LAYOUT_ROW}, .out = {TP_LAYOUT_ROW}};
+        const struct tp_lower lower = lower_for(plan, node, node_index, choice);
         if (!tp_tier_allowed(&plan->caps, &plan->options, variant->tier) || (variant->applies && !variant->applies(&lower))) continue;
         if (variant->layouts) variant->layouts(&lower, choice->in, choice->out);
-        if (!can_pack(plan, node, choice->in)) continue;
-        plan->variant[n] = variant;
-        return TALPA_OK;
+        if (can_pack(plan, node, choice->in)) return variant;
     }
-    return tp_fail(TALPA_E_INTERNAL, "%s at %s: no kernel variant applies", node->op->name, node->scope);
+    return NULL;
+}
+
+static enum talpa_status choose_variant(struct tp_plan *plan, int32_t n, struct tp_choice *choice)
+{
+    const struct tp_node *node = tp_plan_node(plan, n);
+    if (!node || is_layout_only(node)) return TALPA_OK;
+    if (node->n_in > TP_CASE_MAX_IN) return tp_fail(TALPA_E_INTERNAL, "%s: more than %d operands", node->op->name, TP_CASE_MAX_IN);
+    const struct tp_fusion *rule = plan->fused_of[n] < 0 ? NULL : plan->fused[plan->fused_of[n]]->rule;
+    plan->variant[n] = tp_plan_choose(plan, node, n, rule ? rule->variants : node->op->variants, rule ? rule->n_variants : node->op->n_variants, choice);
+    if (!plan->variant[n]) return tp_fail(TALPA_E_INTERNAL, "%s at %s: no kernel variant applies", node->op->name, node->scope);
+    return TALPA_OK;
+}
+
+/* Where the layout of a value as it is produced stands: NULL if no launch makes it. */
+static enum tp_layout *produced_layout(const struct tp_plan *plan, struct tp_choice *choices, talpa_value value)
+{
+    const struct tp_value_info *info = tp_graph_value(plan->graph, value);
+    if (info->producer < 0 || plan->inner[value]) return NULL;
+    const int32_t group = plan->fused_of[info->producer], n = group < 0 ? info->producer : plan->fused[group]->at;
+    const struct tp_node *node = tp_plan_node(plan, n);
+    if (is_layout_only(node)) return NULL;
+    for (int o = 0; o < node->n_out; o++)
+        if (node->out[o] == value) return &choices[n].out[o];
+    return NULL;
 }
 
 /* A producer's offer of another layout stands only if every reader wants exactly that. */
-static void settle_outputs(const struct tp_plan *plan, struct choice *choices)
+static void settle_outputs(const struct tp_plan *plan, struct tp_choice *choices)
 {
     const int32_t n_nodes = tp_graph_n_nodes(plan->graph), n_values = tp_graph_n_values(plan->graph);
     for (int32_t v = 0; v < n_values; v++) {
-        const struct tp_value_info *info = tp_graph_value(plan->graph, v);
-        if (info->producer < 0 || is_layout_only(tp_graph_node_at(plan->graph, info->producer))) continue;
-        enum tp_layout *offer = &choices[info->producer].out[info->output];
-        if (*offer == TP_LAYOUT_ROW) continue;
-        bool agreed = !info->is_output, any = false;
-        for (int32_t n = info->producer + 1; n < n_nodes && agreed; n++) {
-            const struct tp_node *node = tp_graph_node_at(plan->graph, n);
-            for (int i = 0; i < node->n_in; i++)
+        enum tp_layout *offer = produced_layout(plan, choices, v);
+        if (!offer || *offer == TP_LAYOUT_ROW) continue;
+        bool agreed = !tp_graph_value(plan->graph, v)->is_output, any = false;
+        for (int32_t n = 0; n < n_nodes && agreed; n++) {
+            const struct tp_node *node = tp_plan_node(plan, n);
+            for (int i = 0; node && i < node->n_in; i++)
                 if (node->in[i] == v) {
                     any = true;
                     if (is_layout_only(node) || choices[n].in[i] != *offer) agreed = false;
@@ -112,9 +131,9 @@ static enum talpa_status want_packed(struct tp_plan *plan, talpa_value value, en
 }
 
 /* Inputs that the chosen variant reads in a layout that nobody has made yet are converted just before it. */
-static enum talpa_status convert_inputs(struct tp_plan *plan, int32_t n, const struct choice *choices)
+static enum talpa_status convert_inputs(struct tp_plan *plan, int32_t n, struct tp_choice *choices)
 {
-    const struct tp_node *node = tp_graph_node_at(plan->graph, n);
+    const struct tp_node *node = tp_plan_node(plan, n);
     for (int i = 0; i < node->n_in; i++) {
         const talpa_value value = node->in[i];
         if (value == TP_NONE) continue;
@@ -127,8 +146,8 @@ static enum talpa_status convert_inputs(struct tp_plan *plan, int32_t n, const s
         }
         bool is_new;
         TP_TRY(want_packed(plan, value, layout, is_weight ? -1 : (int)node->phase, tp_plan_position(plan, n), &is_new));
-        const bool produced = info->producer >= 0 && choices[info->producer].out[info->output] == layout &&
-                              !is_layout_only(tp_graph_node_at(plan->graph, info->producer));
+        const enum tp_layout *made = produced_layout(plan, choices, value);
+        const bool produced = made && *made == layout;
         if (is_new && produced) plan->packed[plan->n_packed - 1].first = tp_plan_position(plan, info->producer);
         if (!is_new || is_weight || produced) continue;
         struct tp_lower lower = {.graph = plan->graph,
@@ -143,14 +162,19 @@ static enum talpa_status convert_inputs(struct tp_plan *plan, int32_t n, const s
 
 /* ---- lowering ---- */
 
-static enum talpa_status check_launches(const struct tp_launch_list *list, int from, const struct tp_node *node, int n_scratch)
+static enum talpa_status check_launches(const struct tp_plan *plan, const struct tp_launch_list *list, int from, const struct tp_node *node,
+                                        int n_scratch)
 {
     for (int i = from; i < list->n; i++) {
         if (list->item[i].n_args > TP_MAX_ARGS)
             return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s has more than %d arguments", node->op->name, list->item[i].kernel, TP_MAX_ARGS);
-        for (int a = 0; a < list->item[i].n_args; a++)
-            if (list->item[i].args[a].kind == TP_ARG_SCRATCH && list->item[i].args[a].scratch >= n_scratch)
+        for (int a = 0; a < list->item[i].n_args; a++) {
+            const struct tp_arg *arg = &list->item[i].args[a];
+            if (arg->kind == TP_ARG_SCRATCH && arg->scratch >= n_scratch)
                 return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s uses scratch that was not reserved", node->op->name, list->item[i].kernel);
+            if (arg->kind == TP_ARG_VALUE && plan->inner[arg->value])
+                return tp_fail(TALPA_E_INTERNAL, "%s: kernel %s uses a value that its group does not store", node->op->name, list->item[i].kernel);
+        }
     }
     return TALPA_OK;
 }
@@ -174,10 +198,11 @@ static enum talpa_status lower_concat(struct tp_plan *plan, struct tp_lower *low
     return TALPA_OK;
 }
 
-static enum talpa_status lower_node(struct tp_plan *plan, int32_t n, const struct choice *choices, size_t *scratch_bytes)
+static enum talpa_status lower_node(struct tp_plan *plan, int32_t n, struct tp_choice *choices, size_t *scratch_bytes)
 {
-    const struct tp_node *node = tp_graph_node_at(plan->graph, n);
-    struct tp_lower lower = lower_for(plan, n, &choices[n]);
+    const struct tp_node *node = tp_plan_node(plan, n);
+    if (!node) return TALPA_OK;
+    struct tp_lower lower = lower_for(plan, node, n, &choices[n]);
     lower.list = &plan->phase[node->phase];
     if (node->op->flags & TP_OP_CONCAT) return lower_concat(plan, &lower);
     if (node->op->flags & TP_OP_VIEW) {
@@ -186,17 +211,17 @@ static enum talpa_status lower_node(struct tp_plan *plan, int32_t n, const struc
     }
     TP_TRY(convert_inputs(plan, n, choices));
     const int from = lower.list->n;
-    TP_TRY(tp_context(plan->variant[n]->lower(&lower), "%s at %s", node->op->name, node->scope));
-    TP_TRY(check_launches(lower.list, from, node, lower.n_scratch));
+    TP_TRY(tp_context(plan->variant[n]->lower(&lower), "%s at %s", tp_plan_node_name(plan, n), node->scope));
+    TP_TRY(check_launches(plan, lower.list, from, node, lower.n_scratch));
     for (int s = 0; s < lower.n_scratch; s++) scratch_bytes[(size_t)n * TP_MAX_SCRATCH + (size_t)s] = lower.scratch_bytes[s];
     return TALPA_OK;
 }
 
-static enum talpa_status build(struct tp_plan *plan, struct choice *choices, size_t *scratch_bytes)
+static enum talpa_status build(struct tp_plan *plan, struct tp_choice *choices, size_t *scratch_bytes)
 {
     const int32_t n_nodes = tp_graph_n_nodes(plan->graph);
-    for (int32_t n = 0; n < n_nodes; n++)
-        if (!is_layout_only(tp_graph_node_at(plan->graph, n))) TP_TRY(choose_variant(plan, n, &choices[n]));
+    TP_TRY(tp_plan_fuse(plan));
+    for (int32_t n = 0; n < n_nodes; n++) TP_TRY(choose_variant(plan, n, &choices[n]));
     settle_outputs(plan, choices);
     for (int32_t n = 0; n < n_nodes; n++) TP_TRY(lower_node(plan, n, choices, scratch_bytes));
     return tp_plan_place(plan, scratch_bytes);
@@ -210,7 +235,7 @@ static enum talpa_status create(struct tp_plan **out, const struct talpa_graph *
 
     const size_t n_nodes = (size_t)tp_graph_n_nodes(graph) + 1, n_values = (size_t)tp_graph_n_values(graph) + 1;
     struct tp_plan *plan = calloc(1, sizeof *plan);
-    struct choice *choices = calloc(n_nodes, sizeof *choices);
+    struct tp_choice *choices = calloc(n_nodes, sizeof *choices);
     size_t *scratch_bytes = calloc(n_nodes * TP_MAX_SCRATCH, sizeof *scratch_bytes);
     enum talpa_status status = TALPA_E_DEVICE;
     if (!plan || !choices || !scratch_bytes) {
@@ -230,7 +255,9 @@ static enum talpa_status create(struct tp_plan **out, const struct talpa_graph *
     plan->row = calloc(n_values, sizeof *plan->row);
     plan->row_needed = calloc(n_values, sizeof *plan->row_needed);
     plan->scratch = calloc(n_nodes * TP_MAX_SCRATCH, sizeof *plan->scratch);
-    if (!plan->variant || !plan->row || !plan->row_needed || !plan->scratch) {
+    plan->fused_of = calloc(n_nodes, sizeof *plan->fused_of);
+    plan->inner = calloc(n_values, sizeof *plan->inner);
+    if (!plan->fused_of || !plan->inner || !plan->variant || !plan->row || !plan->row_needed || !plan->scratch) {
         status = tp_fail_memory("plan", n_nodes * TP_MAX_SCRATCH * sizeof *plan->scratch);
         goto done;
     }
@@ -269,6 +296,10 @@ void tp_plan_free(struct tp_plan *plan)
     if (!plan) return;
     for (int p = 0; p < TP_N_PHASES; p++) free(plan->phase[p].item);
     tp_tuning_free(plan->tuning);
+    for (int i = 0; i < plan->n_fused; i++) free(plan->fused[i]);
+    free(plan->fused);
+    free(plan->fused_of);
+    free(plan->inner);
     free(plan->variant);
     free(plan->row);
     free(plan->row_needed);

@@ -3,7 +3,7 @@
 #ifndef TP_PLAN_H
 #define TP_PLAN_H
 
-#include "graph/op.h"
+#include "graph/fusion.h"
 
 /** Where a value (in one layout) lives. */
 enum tp_place { TP_PLACE_NONE, TP_PLACE_STORE, TP_PLACE_INPUT, TP_PLACE_ARENA };
@@ -42,7 +42,11 @@ struct tp_plan {
     struct talpa_device_caps caps;
     struct tp_plan_options options;     /* options.tuning is never NULL here */
     struct tp_tuning *tuning;           /* owned; NULL if the options brought theirs */
-    const struct tp_variant **variant;  /* per node; NULL for view and concat nodes */
+    const struct tp_variant **variant;  /* per node; NULL for view and concat nodes, and for members of a group that run elsewhere */
+    struct tp_fused **fused;            /* groups of nodes that are lowered as one */
+    int n_fused;
+    int32_t *fused_of;                  /* per node: its group, -1: none */
+    bool *inner;                        /* per value: lives inside a group only, has no storage */
     struct tp_location *row;            /* per value: its row-layout storage */
     bool *row_needed;                   /* per value: weights whose row layout is read by a launch */
     struct tp_packed *packed;
@@ -71,7 +75,7 @@ void tp_plan_print(const struct tp_plan *plan, FILE *file);
 /** XXH3-64 of all that decides the bits of a run: variants, kernels, options, sizes, device and driver (not the memory offsets). */
 uint64_t tp_plan_digest(const struct tp_plan *plan);
 
-/** Options from the environment: TALPA_TIER. The rest is zero. */
+/** Options from the environment: TALPA_TIER; TALPA_FUSION=off. The rest is zero. */
 void tp_plan_options_default(struct tp_plan_options *options);
 
 /* ---- liveness.c ---- */
@@ -79,9 +83,14 @@ void tp_plan_options_default(struct tp_plan_options *options);
 /** Decides aliases, lifetimes and arena offsets: fills row, scratch, packed[].location, segments. */
 enum talpa_status tp_plan_place(struct tp_plan *plan, const size_t *scratch_bytes);
 
-/* ---- used by liveness.c ---- */
+/* ---- groups ---- */
 
-/** Position of a node in the order of execution (phase 0 first). */
+/** What runs at the place of a node: the node, the group that runs there, or NULL (a member of a group that runs elsewhere). */
+const struct tp_node *tp_plan_node(const struct tp_plan *plan, int32_t node);
+/** The name of the node's op, or of its group. */
+const char *tp_plan_node_name(const struct tp_plan *plan, int32_t node);
+
+/** Position of a node in the order of execution (phase 0 first); members of a group have one position. */
 int32_t tp_plan_position(const struct tp_plan *plan, int32_t node);
 
 #endif

@@ -61,6 +61,7 @@ struct tp_plan_options {
     enum tp_compute_dtype compute_dtype;
     unsigned matrix_tiers;       /* bits (tp_tier_bit of exec/tier.h) of the matrix tiers that were found to work on the device */
     bool amx_emulate;            /* tests: x86_amx in plain C */
+    bool no_fusion;              /* every node has launches of its own */
     size_t guard_bytes;          /* unused bytes kept after each value (tests), a multiple of 1024 or 0 */
 };
 

@@ -56,6 +56,8 @@ enum tp_gen {
 
 enum { TP_CASE_MAX_IN = 12 };
 
+struct tp_fusion;
+
 struct tp_case_input {
     enum talpa_dtype dtype;
     enum tp_value_kind kind; /* TP_INPUT (also for activations), TP_WEIGHT or TP_STATE */
@@ -119,6 +121,9 @@ struct tp_op {
     /** Output o is made for the gradient alone: nothing is differentiated through it, and where nobody reads it (tp_graph_is_read) it has
      *  no storage, and `lower` must not touch it. */
     bool for_gradient[TP_MAX_OUT];
+    /** Groups that start from a node of this op, best first (graph/fusion.h). */
+    const struct tp_fusion *fusions;
+    int n_fusions;
     const struct tp_case *cases;
     int n_cases;
     void (*reference)(const struct tp_reference *reference);

@@ -3,8 +3,9 @@
 #include <math.h>
 
 #include "elementwise.h"
+#include "graph/fusion.h"
 
-extern const struct tp_op tp_op_rope;
+extern const struct tp_op tp_op_rope, tp_op_cache_write;
 
 enum { N_HEADS, HEAD_DIM, INVERSE }; /* integer attributes; f[0]: theta, unused if there is a table of frequencies */
 enum { X_IN, POSITIONS_IN, FREQUENCIES_IN };
@@ -68,13 +69,20 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
     return tp_graph_node(graph, &tp_op_rope, in, node->n_in, &attrs, in_grads);
 }
 
+/* How the frequencies reach the kernels: a table, or the ratio whose powers they are; as a 64-bit fraction they stay exact to 1e-14 of a
+ * turn at every position. */
+static void put_ratio(const struct tp_lower *lower, struct tp_launch *launch)
+{
+    const double ratio = pow(lower->node->attrs.f[0], -2.0 / (double)lower->node->attrs.i[HEAD_DIM]);
+    const uint64_t fraction = ratio < 1 ? (uint64_t)ldexp(ratio, 64) : UINT64_MAX;
+    tp_launch_u32(launch, (uint32_t)(fraction >> 32));
+    tp_launch_u32(launch, (uint32_t)fraction);
+}
+
 static struct tp_launch *launch_rope(struct tp_lower *lower, const char *source)
 {
     const struct tp_type *type = tp_lower_out(lower, 0);
     const int64_t *i = lower->node->attrs.i;
-    /* The frequencies are powers of this ratio; as a 64-bit fraction they stay exact to 1e-14 of a turn at every position. */
-    const double ratio = pow(lower->node->attrs.f[0], -2.0 / (double)i[HEAD_DIM]);
-    const uint64_t fraction = ratio < 1 ? (uint64_t)ldexp(ratio, 64) : UINT64_MAX;
     const bool from_table = tp_lower_has_in(lower, FREQUENCIES_IN);
     struct tp_launch *launch = tp_lower_launch(lower, source, "rope");
     if (from_table) tp_launch_option(launch, " -DTP_ROPE_TABLE");
@@ -86,8 +94,7 @@ static struct tp_launch *launch_rope(struct tp_lower *lower, const char *source)
     tp_launch_rows(launch, type);
     tp_launch_u32(launch, (uint32_t)i[N_HEADS]);
     tp_launch_u32(launch, (uint32_t)i[HEAD_DIM]);
-    if (!from_table) tp_launch_u32(launch, (uint32_t)(fraction >> 32));
-    if (!from_table) tp_launch_u32(launch, (uint32_t)fraction);
+    if (!from_table) put_ratio(lower, launch);
     tp_launch_u32(launch, i[INVERSE] != 0);
     tp_launch_cost(launch, 3.0 * (double)tp_type_elements(type), 2.0 * (double)tp_type_bytes(type));
     return launch;
@@ -120,6 +127,107 @@ static enum talpa_status lower_generic(struct tp_lower *lower)
 }
 
 static const struct tp_variant variants[] = {{"cpu", applies_cpu, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+
+/* ---- fusion: queries and keys of a layer in one launch, with the writes to the cache where there is one ---- */
+
+/* Operands of the groups. rope+rope ends with FREQUENCIES2; its outputs are both rotated values. The other one stores the rotated keys in the
+ * cache only: outputs are the rotated queries and the two caches' next versions. */
+enum { QUERIES, KEYS, POSITIONS2, FREQUENCIES2, VALUES, SLOTS2 };
+enum { N_KEY_HEADS = INVERSE + 1 }; /* one more integer attribute */
+enum { CACHE_X = 1, CACHE_SLOTS = 2 }; /* operands of cache_write */
+
+static bool same_rotation(const struct tp_match *match, int32_t a, int32_t b)
+{
+    const struct tp_node *p = tp_graph_node_at(match->graph, a), *q = tp_graph_node_at(match->graph, b);
+    const talpa_value table_p = p->n_in > FREQUENCIES_IN ? p->in[FREQUENCIES_IN] : TP_NONE;
+    const talpa_value table_q = q->n_in > FREQUENCIES_IN ? q->in[FREQUENCIES_IN] : TP_NONE;
+    return table_p == table_q && p->attrs.i[HEAD_DIM] == q->attrs.i[HEAD_DIM] && p->attrs.i[INVERSE] == q->attrs.i[INVERSE] &&
+           p->attrs.f[0] == q->attrs.f[0];
+}
+
+/* The rope at `at` and the next one that turns by the same angles. */
+static bool match_pair(struct tp_fused *fused, const struct tp_match *match, int32_t at)
+{
+    const struct tp_node *first = tp_graph_node_at(match->graph, at);
+    const int32_t n = tp_match_next(match, &tp_op_rope, first->in[POSITIONS_IN], POSITIONS_IN, at);
+    if (n < 0 || !same_rotation(match, at, n)) return false;
+    const struct tp_node *second = tp_graph_node_at(match->graph, n);
+    if (!tp_fused_add(fused, match, at) || !tp_fused_add(fused, match, n)) return false;
+    tp_fused_in(fused, first->in[X_IN]);
+    tp_fused_in(fused, second->in[X_IN]);
+    tp_fused_in(fused, first->in[POSITIONS_IN]);
+    tp_fused_in(fused, first->n_in > FREQUENCIES_IN ? first->in[FREQUENCIES_IN] : TP_NONE);
+    tp_fused_out(fused, first->out[0]);
+    tp_fused_out(fused, second->out[0]);
+    fused->node.attrs = first->attrs;
+    fused->node.attrs.i[N_KEY_HEADS] = second->attrs.i[N_HEADS];
+    return true;
+}
+
+static bool match_cached(struct tp_fused *fused, const struct tp_match *match, int32_t at)
+{
+    if (!match_pair(fused, match, at)) return false;
+    const int32_t keys = tp_match_sole_reader(match, fused->node.out[1]);
+    if (keys < 0 || tp_graph_node_at(match->graph, keys)->op != &tp_op_cache_write) return false;
+    const struct tp_node *write_keys = tp_graph_node_at(match->graph, keys);
+    const int32_t values = tp_match_next(match, &tp_op_cache_write, write_keys->in[CACHE_SLOTS], CACHE_SLOTS, keys);
+    if (values < 0) return false;
+    const struct tp_node *write_values = tp_graph_node_at(match->graph, values);
+    if (!tp_type_equal(tp_graph_type(match->graph, write_keys->out[0]), tp_graph_type(match->graph, write_values->out[0]))) return false;
+    if (!tp_fused_add(fused, match, keys) || !tp_fused_add(fused, match, values)) return false;
+    tp_fused_in(fused, write_values->in[CACHE_X]);
+    tp_fused_in(fused, write_keys->in[CACHE_SLOTS]);
+    fused->node.out[1] = write_keys->out[0];
+    tp_fused_out(fused, write_values->out[0]);
+    return true;
+}
+
+static enum talpa_status lower_group(struct tp_lower *lower, bool cached, bool on_cpu)
+{
+    const struct tp_type *q = tp_lower_in(lower, QUERIES), *k = tp_lower_in(lower, KEYS);
+    const int64_t *i = lower->node->attrs.i, n_rows = q->shape.dim[0], width = q->shape.dim[1] + (cached ? 2 : 1) * k->shape.dim[1];
+    const bool from_table = tp_lower_has_in(lower, FREQUENCIES2);
+    struct tp_launch *launch = tp_lower_launch(lower, on_cpu ? "cpu/rope.cl" : "generic/rope.cl", cached ? "rope_cache" : "rope_pair");
+    if (from_table) tp_launch_option(launch, " -DTP_ROPE_TABLE");
+    tp_launch_read(lower, launch, tp_in(QUERIES));
+    tp_launch_read(lower, launch, tp_in(KEYS));
+    if (cached) tp_launch_read(lower, launch, tp_in(VALUES));
+    tp_launch_read(lower, launch, tp_in(POSITIONS2));
+    if (cached) tp_launch_read(lower, launch, tp_in(SLOTS2));
+    if (from_table) tp_launch_read(lower, launch, tp_in(FREQUENCIES2));
+    for (int o = 0; o < (cached ? 3 : 2); o++) tp_launch_write(lower, launch, tp_out(o));
+    tp_launch_step(launch);
+    tp_launch_rows(launch, q);
+    if (cached) tp_launch_u32(launch, (uint32_t)tp_lower_out(lower, 1)->shape.dim[0]);
+    tp_launch_u32(launch, (uint32_t)i[N_HEADS]);
+    tp_launch_u32(launch, (uint32_t)i[N_KEY_HEADS]);
+    tp_launch_u32(launch, (uint32_t)i[HEAD_DIM]);
+    if (!from_table) put_ratio(lower, launch);
+    tp_launch_u32(launch, i[INVERSE] != 0);
+    if (on_cpu) {
+        const uint32_t n_groups = tp_elementwise_row_shares(n_rows, width);
+        tp_launch_u32(launch, n_groups);
+        tp_launch_groups(launch, n_groups, 1, 1, 1, 1, 1);
+    } else {
+        const size_t local = tp_elementwise_local(lower, 64), n_items = (size_t)n_rows * (size_t)(i[HEAD_DIM] / 2);
+        tp_launch_groups(launch, (n_items + local - 1) / local, 1, 1, local, 1, 1);
+    }
+    tp_launch_cost(launch, 3.0 * (double)(tp_type_elements(q) + tp_type_elements(k)), 8.0 * (double)(n_rows * width));
+    return TALPA_OK;
+}
+
+static enum talpa_status lower_pair_cpu(struct tp_lower *lower) { return lower_group(lower, false, true); }
+static enum talpa_status lower_pair_generic(struct tp_lower *lower) { return lower_group(lower, false, false); }
+static enum talpa_status lower_cached_cpu(struct tp_lower *lower) { return lower_group(lower, true, true); }
+static enum talpa_status lower_cached_generic(struct tp_lower *lower) { return lower_group(lower, true, false); }
+
+static const struct tp_variant cached_variants[] = {{"cpu", applies_cpu, NULL, lower_cached_cpu}, {"generic", NULL, NULL, lower_cached_generic}};
+static const struct tp_variant pair_variants[] = {{"cpu", applies_cpu, NULL, lower_pair_cpu}, {"generic", NULL, NULL, lower_pair_generic}};
+
+static const struct tp_fusion fusions[] = {
+    {.name = "rope+rope+cache_write+cache_write", .match = match_cached, .variants = cached_variants, .n_variants = 2, .inplace = true},
+    {.name = "rope+rope", .match = match_pair, .variants = pair_variants, .n_variants = 2, .inplace = true},
+};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
 {
@@ -228,6 +336,8 @@ const struct tp_op tp_op_rope = {
     .n_variants = sizeof variants / sizeof *variants,
     .cost = cost,
     .inplace = {1},
+    .fusions = fusions,
+    .n_fusions = sizeof fusions / sizeof *fusions,
     .cases = cases,
     .n_cases = sizeof cases / sizeof *cases,
     .reference = reference,

@@ -11,29 +11,84 @@ typedef uint8 tp_rope_uint;
 #define TP_ROPE_TO_INT(x) as_int8(x)
 #include "common/rope.clh"
 
+/* Pairs i to i + 7 of all heads of one row; to may be x. */
+static inline void rotate(__global const float *x, __global float *to, uint n_heads, uint head_dim, uint i, float8 c, float8 s)
+{
+    for (uint head = 0; head < n_heads; head++) {
+        const size_t at = (size_t)head * head_dim + i;
+        const float8 a = vload8(0, x + at), b = vload8(0, x + at + head_dim / 2);
+        *(__global float8 *)(to + at) = a * c - b * s; /* aligned: at is a multiple of 8 */
+        *(__global float8 *)(to + at + head_dim / 2) = b * c + a * s;
+    }
+}
+
+#define FREQUENCIES                                                                                                                        \
+    uint upper[256], lower[256];                                                                                                           \
+    for (uint i = 0; i < head_dim / 2; i++) {                                                                                              \
+        const ulong frequency = TP_ROPE_FREQUENCY(i);                                                                                      \
+        upper[i] = (uint)(frequency >> 32);                                                                                                \
+        lower[i] = (uint)frequency;                                                                                                        \
+    }
+#define ANGLE(c, s)                                                                                                                        \
+    float8 c, s;                                                                                                                           \
+    tp_rope_angle(&c, &s, (uint8)((uint)positions[t]), vload8(0, upper + i), vload8(0, lower + i));                                        \
+    if (inverse) s = -s;
+
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rope(__global const float *x, __global const int *positions,
                                                                   TP_ROPE_TABLE_ARGUMENT __global float *y, __global const uint *step,
                                                                   uint sym, uint bound, uint n_heads, uint head_dim,
                                                                   TP_ROPE_RATIO_ARGUMENTS uint inverse, uint n_groups)
 {
-    uint upper[256], lower[256];
-    const uint n = tp_rows(step, sym, bound), pairs = head_dim / 2, end = tp_share_rows(n, n_groups, tp_group_id(0) + 1);
-    for (uint i = 0; i < pairs; i++) {
-        const ulong frequency = TP_ROPE_FREQUENCY(i);
-        upper[i] = (uint)(frequency >> 32);
-        lower[i] = (uint)frequency;
-    }
+    const uint n = tp_rows(step, sym, bound), end = tp_share_rows(n, n_groups, tp_group_id(0) + 1);
+    const size_t d = (size_t)n_heads * head_dim;
+    FREQUENCIES
     for (uint t = tp_share_rows(n, n_groups, tp_group_id(0)); t < end; t++) {
-        for (uint i = 0; i < pairs; i += 8) {
-            float8 c, s;
-            tp_rope_angle(&c, &s, (uint8)((uint)positions[t]), vload8(0, upper + i), vload8(0, lower + i));
-            if (inverse) s = -s;
-            for (uint head = 0; head < n_heads; head++) {
-                const size_t at = ((size_t)t * n_heads + head) * head_dim + i;
-                const float8 a = vload8(0, x + at), b = vload8(0, x + at + pairs);
-                *(__global float8 *)(y + at) = a * c - b * s; /* aligned: at is a multiple of 8 */
-                *(__global float8 *)(y + at + pairs) = b * c + a * s;
-            }
+        for (uint i = 0; i < head_dim / 2; i += 8) {
+            ANGLE(c, s)
+            rotate(x + t * d, y + t * d, n_heads, head_dim, i, c, s);
         }
+    }
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rope_pair(__global const float *q, __global const float *k,
+                                                                       __global const int *positions, TP_ROPE_TABLE_ARGUMENT
+                                                                       __global float *rotated_q, __global float *rotated_k,
+                                                                       __global const uint *step, uint sym, uint bound, uint n_heads,
+                                                                       uint n_kv_heads, uint head_dim, TP_ROPE_RATIO_ARGUMENTS uint inverse,
+                                                                       uint n_groups)
+{
+    const uint n = tp_rows(step, sym, bound), end = tp_share_rows(n, n_groups, tp_group_id(0) + 1);
+    const size_t d = (size_t)n_heads * head_dim, d_kv = (size_t)n_kv_heads * head_dim;
+    FREQUENCIES
+    for (uint t = tp_share_rows(n, n_groups, tp_group_id(0)); t < end; t++) {
+        for (uint i = 0; i < head_dim / 2; i += 8) {
+            ANGLE(c, s)
+            rotate(q + t * d, rotated_q + t * d, n_heads, head_dim, i, c, s);
+            rotate(k + t * d_kv, rotated_k + t * d_kv, n_kv_heads, head_dim, i, c, s);
+        }
+    }
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void rope_cache(__global const float *q, __global const float *k,
+                                                                        __global const float *v, __global const int *positions,
+                                                                        __global const int *slots, TP_ROPE_TABLE_ARGUMENT
+                                                                        __global float *rotated_q, __global float *k_cache,
+                                                                        __global float *v_cache, __global const uint *step, uint sym,
+                                                                        uint bound, uint n_slots, uint n_heads, uint n_kv_heads,
+                                                                        uint head_dim, TP_ROPE_RATIO_ARGUMENTS uint inverse, uint n_groups)
+{
+    const uint n = tp_rows(step, sym, bound), end = tp_share_rows(n, n_groups, tp_group_id(0) + 1);
+    const size_t d = (size_t)n_heads * head_dim, d_kv = (size_t)n_kv_heads * head_dim;
+    FREQUENCIES
+    for (uint t = tp_share_rows(n, n_groups, tp_group_id(0)); t < end; t++) {
+        const uint slot = (uint)slots[t];
+        const bool inside = slot < n_slots;
+        for (uint i = 0; i < head_dim / 2; i += 8) {
+            ANGLE(c, s)
+            rotate(q + t * d, rotated_q + t * d, n_heads, head_dim, i, c, s);
+            rotate(k + t * d_kv, k_cache + slot * d_kv, inside ? n_kv_heads : 0, head_dim, i, c, s);
+        }
+        const size_t width = inside ? d_kv : 0; /* a multiple of 16 */
+        for (size_t j = 0; j < width; j += 16) tp_store16(tp_load16(v + t * d_kv + j), v_cache + slot * d_kv + j);
     }
 }

@@ -1,0 +1,19 @@
+/* The insides of making a plan, for the files of host/exec/ only. */
+#ifndef TP_PLAN_IMPL_H
+#define TP_PLAN_IMPL_H
+
+#include "exec/plan.h"
+
+/** Layouts chosen for the operands of a node. */
+struct tp_choice {
+    enum tp_layout in[TP_CASE_MAX_IN], out[TP_MAX_OUT];
+};
+
+/** The first of the variants whose tier is allowed and that takes the node, with the layouts it wants; NULL if there is none. */
+const struct tp_variant *tp_plan_choose(const struct tp_plan *plan, const struct tp_node *node, int32_t node_index,
+                                        const struct tp_variant *variants, int n_variants, struct tp_choice *choice);
+
+/** fuse.c: finds the groups of a plan: fills fused, fused_of, inner. */
+enum talpa_status tp_plan_fuse(struct tp_plan *plan);
+
+#endif
