@@ -1,6 +1,7 @@
 #include <math.h>
 
 #include "elementwise.h"
+#include "norm_products.h"
 
 /* rms_norm: inputs x, weight; outputs y and rstd [T, parts], which the gradient reads. A row has one part or, with a weight narrower than
  * the row, several of the weight's width, each normalised by itself. Attribute f[0]: eps. */
@@ -180,6 +181,8 @@ const struct tp_op tp_op_rms_norm = {
     .n_variants = 2,
     .cost = cost,
     .inplace = {1},
+    .fusions = tp_norm_fusions,
+    .n_fusions = TP_N_NORM_FUSIONS,
     .opaque = {false, true}, /* no gradient from rstd; a wrong one shows in the gradient of x */
     .cases = cases,
     .n_cases = sizeof cases / sizeof *cases,

@@ -1,0 +1,200 @@
+/* Products of the same few normalised rows with several weights, in one launch:
+ *   y[t] = x[t] * r(t) * norm,   r(t) = 1 / sqrt(mean(x[t]^2) + eps)        as cpu/rms_norm.cl
+ *   out_i[t, n] = sum_k y[t, k] W_i[n, k]                                   N_WEIGHTS weights, n < n_i
+ *   GATED (2 weights): out[t, n] = g / (1 + exp(-GATED(g))) * u of the two products g and u instead, as cpu/swiglu.cl
+ *   STORE_NORM: y is stored as well
+ * Weights lie in panels of 32 rows: blocks of the layout `quant` (QUANT and TP_WEIGHT_<T>), else f32 or bf16 (B_BF16). At most 8 rows at run
+ * time; k is a multiple of 32. Every sum is one f32 chain of fma in ascending k: the bits of rms_norm, gemm and swiglu one by one.
+ * Index map: one work-item per group; the panels of all weights are numbered through and each group takes a contiguous share. It makes r
+ * for all rows and normalises 32 columns at a time, which costs little beside decoding 32 rows of a weight. */
+#include "common/base.clh"
+#include "common/step.clh"
+#include "common/vector.clh"
+#include "common/gated.clh"
+#include "common/quant_panel.clh"
+
+#define MAX_ROWS 8
+
+#ifdef QUANT
+typedef uchar stored;
+#define PANEL_STEP TP_QUANT_BLOCK_BYTES /* elements of `stored` in 32 columns of a panel */
+#elif defined(B_BF16)
+typedef ushort stored;
+#define PANEL_STEP 1024
+#define LOAD16(p) as_float16(convert_uint16(vload16(0, p)) << 16)
+#else
+typedef float stored;
+#define PANEL_STEP 1024
+#define LOAD16(p) vload16(0, p)
+#endif
+
+typedef float private_float16 __attribute__((ext_vector_type(16), aligned(4)));
+
+#define EACH1(X) X(0)
+#define EACH4(X) X(0) X(1) X(2) X(3)
+#define EACH8(X) EACH4(X) X(4) X(5) X(6) X(7)
+
+#define DECLARE(i) float16 c##i##_0 = (float16)(0.0f), c##i##_1 = (float16)(0.0f);
+#define NORMALISE(i)                                                                                                       \
+    {                                                                                                                      \
+        const uint t = min((uint)i, rows - 1);                                                                             \
+        __global const float *from = x + (size_t)t * k + at;                                                               \
+        *(private_float16 *)(y + i * 32) = tp_load16(from) * r[t] * w0;                                                    \
+        *(private_float16 *)(y + i * 32 + 16) = tp_load16(from + 16) * r[t] * w1;                                          \
+    }
+#define MULTIPLY(i)                                                                                                        \
+    {                                                                                                                      \
+        const float16 v = (float16)(y[i * 32 + column]);                                                                   \
+        c##i##_0 = fma(v, b0, c##i##_0);                                                                                   \
+        c##i##_1 = fma(v, b1, c##i##_1);                                                                                   \
+    }
+#define FINISH(i)                                                                                                          \
+    *(private_float16 *)(sums + i * 32) = c##i##_0;                                                                        \
+    *(private_float16 *)(sums + i * 32 + 16) = c##i##_1;
+
+#ifdef QUANT
+/* 16 columns, from `first` on, of the block's two halves of 16 rows. */
+#ifdef TP_QUANT_IS_NIBBLE
+#define LEVELS(half_of, first) QUANT_CENTRED((first ? convert_int16(vload16(half_of, levels + c * 32)) >> 4 : convert_int16(vload16(half_of, levels + c * 32)) & 15))
+#else
+#define LEVELS(half_of, first) convert_int16(vload16(half_of, (__global const quant_byte *)levels + (first + c) * 32))
+#endif
+#define COLUMNS(EACH, first)                                                                                               \
+    {                                                                                                                      \
+        const float16 scale0 = tp_quant_scale(b, 0, first / 16), scale1 = tp_quant_scale(b, 1, first / 16);                \
+        for (uint c = 0; c < 16; c++) {                                                                                    \
+            const uint column = first + c;                                                                                 \
+            const float16 b0 = QUANT_VALUE(convert_float16(LEVELS(0, first)), scale0, shift0);                             \
+            const float16 b1 = QUANT_VALUE(convert_float16(LEVELS(1, first)), scale1, shift1);                             \
+            EACH(MULTIPLY)                                                                                                 \
+        }                                                                                                                  \
+    }
+#define BLOCK(EACH)                                                                                                        \
+    const float16 shift0 = tp_quant_shift(b, 0), shift1 = tp_quant_shift(b, 1);                                            \
+    __global const uchar *levels = b + TP_QUANT_LEVELS;                                                                    \
+    (void)shift0, (void)shift1;                                                                                            \
+    COLUMNS(EACH, 0)                                                                                                       \
+    COLUMNS(EACH, 16)
+#else
+#define BLOCK(EACH)                                                                                                        \
+    for (uint column = 0; column < 32; column++) {                                                                         \
+        const float16 b0 = LOAD16(b + column * 32), b1 = LOAD16(b + column * 32 + 16);                                     \
+        EACH(MULTIPLY)                                                                                                     \
+    }
+#endif
+
+/* sums[i*32 + j]: row i of the product with row j of a panel; rows past the last repeat it. */
+#define TILE(name, EACH, n)                                                                                                \
+    static inline void name(__private float *sums, __global const float *x, __global const float *norm, __private const float *r, \
+                            __global const stored *b, uint rows, uint k)                                                   \
+    {                                                                                                                      \
+        float y[n * 32];                                                                                                   \
+        EACH(DECLARE)                                                                                                      \
+        for (uint at = 0; at < k; at += 32) {                                                                              \
+            const float16 w0 = tp_load16(norm + at), w1 = tp_load16(norm + at + 16);                                       \
+            EACH(NORMALISE)                                                                                                \
+            BLOCK(EACH)                                                                                                    \
+            b += PANEL_STEP;                                                                                               \
+        }                                                                                                                  \
+        EACH(FINISH)                                                                                                       \
+    }
+TILE(tile_1, EACH1, 1)
+TILE(tile_4, EACH4, 4)
+TILE(tile_8, EACH8, 8)
+
+static inline void panel_product(__private float *sums, __global const float *x, __global const float *norm, __private const float *r,
+                                 __global const stored *b, uint panel, uint rows, uint k)
+{
+    b += (size_t)panel * (k / 32) * PANEL_STEP;
+    if (rows == 1) tile_1(sums, x, norm, r, b, rows, k);
+    else if (rows <= 4) tile_4(sums, x, norm, r, b, rows, k);
+    else tile_8(sums, x, norm, r, b, rows, k);
+}
+
+static inline void put(__global float *out, __private const float *sums, uint panel, uint rows, uint n)
+{
+    const uint columns = min(32u, n - panel * 32);
+    for (uint t = 0; t < rows; t++) {
+        __global float *to = out + (size_t)t * n + panel * 32;
+        if (columns == 32) {
+            tp_store16(vload16(0, sums + t * 32), to);
+            tp_store16(vload16(1, sums + t * 32), to + 16);
+        } else {
+            for (uint j = 0; j < columns; j++) to[j] = sums[t * 32 + j];
+        }
+    }
+}
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1))) void norm_products(
+    __global const float *x, __global const float *norm, __global const stored *w0,
+#if N_WEIGHTS > 1
+    __global const stored *w1,
+#endif
+#if N_WEIGHTS > 2
+    __global const stored *w2,
+#endif
+    __global float *out0,
+#if N_WEIGHTS > 1 && !defined(GATED)
+    __global float *out1,
+#endif
+#if N_WEIGHTS > 2
+    __global float *out2,
+#endif
+#ifdef STORE_NORM
+    __global float *stored_norm,
+#endif
+    __global const uint *step, uint symbol, uint bound, uint k, float eps, uint n0, uint n1, uint n2, uint n_groups)
+{
+    const uint rows = min(tp_rows(step, symbol, bound), (uint)MAX_ROWS), group = tp_group_id(0);
+    float r[MAX_ROWS], sums[MAX_ROWS * 32];
+    if (rows == 0) return;
+    for (uint t = 0; t < rows; t++) {
+        __global const float *row = x + (size_t)t * k;
+        float16 sum0 = 0.0f, sum1 = 0.0f;
+        for (uint j = 0; j < k; j += 32) {
+            const float16 a = tp_load16(row + j), b = tp_load16(row + j + 16);
+            sum0 = fma(a, a, sum0);
+            sum1 = fma(b, b, sum1);
+        }
+        r[t] = 1.0f / sqrt(tp_sum16(sum0 + sum1) / (float)k + eps);
+    }
+#ifdef STORE_NORM
+    for (uint t = 0; t < (group == 0 ? rows : 0); t++)
+        for (uint j = 0; j < k; j += 16) tp_store16(tp_load16(x + (size_t)t * k + j) * r[t] * tp_load16(norm + j), stored_norm + (size_t)t * k + j);
+#endif
+    const uint panels0 = (n0 + 31) / 32;
+#ifdef GATED
+    const uint end = tp_share_rows(panels0, n_groups, group + 1);
+    for (uint p = tp_share_rows(panels0, n_groups, group); p < end; p++) {
+        float up[MAX_ROWS * 32];
+        panel_product(sums, x, norm, r, w0, p, rows, k);
+        panel_product(up, x, norm, r, w1, p, rows, k);
+        for (uint i = 0; i < rows * 32; i += 16) {
+            const float16 g = vload16(0, sums + i);
+            *(private_float16 *)(sums + i) = g / (1.0f + exp(-GATED(g))) * vload16(0, up + i);
+        }
+        put(out0, sums, p, rows, n0);
+    }
+#else
+    const uint panels1 = panels0 + (n1 + 31) / 32, panels = panels1 + (n2 + 31) / 32;
+    const uint end = tp_share_rows(panels, n_groups, group + 1);
+    for (uint p = tp_share_rows(panels, n_groups, group); p < end; p++) {
+        if (p < panels0) {
+            panel_product(sums, x, norm, r, w0, p, rows, k);
+            put(out0, sums, p, rows, n0);
+        }
+#if N_WEIGHTS > 1
+        else if (p < panels1) {
+            panel_product(sums, x, norm, r, w1, p - panels0, rows, k);
+            put(out1, sums, p - panels0, rows, n1);
+        }
+#endif
+#if N_WEIGHTS > 2
+        else {
+            panel_product(sums, x, norm, r, w2, p - panels1, rows, k);
+            put(out2, sums, p - panels1, rows, n2);
+        }
+#endif
+    }
+#endif
+}
