@@ -1,6 +1,8 @@
 /* Groups of nodes that a plan lowers as one, against the same nodes one by one: every value that the host can read has the same bits. */
 #include "ops_test.h"
 
+#include <math.h>
+
 #include "base/rng.h"
 
 enum { BOUND = 7, N = 5, N_SLOTS = 23, N_HEADS = 4, N_KV_HEADS = 2, MAX_WIDTH = N_HEADS * 64 };
@@ -157,9 +159,153 @@ static void test_keys_needed(void **unused)
     check_layer(32, false, KEYS_READ, pair, 1);
 }
 
+/* ---- products of normalised rows ---- */
+
+enum { K = 96, MAX_OUT_WIDTH = 70, MAX_PRODUCTS = 3, FEW = 8 };
+
+struct products {
+    enum talpa_dtype dtype;
+    int n_products;
+    int activation;     /* 0: none, 1: swiglu, 2: geglu, of two products */
+    bool norm_read;     /* somebody else reads the normalised rows */
+    int64_t bound;
+};
+
+struct product_result {
+    float out[MAX_PRODUCTS + 1][FEW * K];
+    int n_launches, n_groups;
+    bool norm_stored;
+};
+
+static const int64_t widths[MAX_PRODUCTS] = {70, 33, 32};
+
+/* Blocks of 34 (q8_0) or 20 bytes (q4_1) with small f16 scales; the rest are levels. */
+static void fill_weight(uint8_t *bytes, size_t n, enum talpa_dtype dtype, uint64_t seed)
+{
+    if (dtype == TALPA_F32) {
+        tp_rng_fill_splitmix((float *)(void *)bytes, (int64_t)(n / sizeof(float)), 5, seed, 0.1);
+        return;
+    }
+    const size_t block = dtype == TALPA_Q8_0 ? 34 : 20;
+    for (size_t i = 0; i < n; i++) bytes[i] = (uint8_t)(tp_rng_splitmix64(seed, i) >> 20);
+    for (size_t b = 0; b + block <= n; b += block) {
+        bytes[b + 1] = dtype == TALPA_Q8_0 ? 0x11 : 0x20; /* the f16's upper byte: about 2^-11, 2^-7 */
+        if (dtype != TALPA_Q8_0) bytes[b + 3] = 0xa4;
+    }
+}
+
+static void run_products(struct product_result *result, const struct products *p, uint32_t n_rows, bool no_fusion)
+{
+    static uint8_t bytes[MAX_PRODUCTS][MAX_OUT_WIDTH * K * 4];
+    static float x[FEW * K], norm_bytes[K];
+    struct test_run run;
+    struct tp_plan_options options;
+    talpa_value rows, norm, h, y[MAX_PRODUCTS + 1], weight;
+    int n_out = p->n_products;
+    memset(result, 0, sizeof *result);
+    test_run_open(&run);
+    assert_ok(tp_graph_input(run.graph, &rows, "x", tp_type_2d(TALPA_F32, TP_STEP_N_TOKENS, p->bound, K)));
+    assert_ok(tp_graph_weight(run.graph, &norm, "norm", tp_type_1d(TALPA_F32, TP_STEP_NONE, K)));
+    tp_rng_fill_splitmix(x, FEW * K, 1, 1, 2.0);
+    tp_rng_fill_splitmix(norm_bytes, K, 1, 2, 1.0);
+    const struct tp_store_source norm_source = {.type = tp_type_1d(TALPA_F32, TP_STEP_NONE, K), .data = norm_bytes};
+    assert_ok(tp_store_bind(run.store, "norm", &norm_source));
+    assert_ok(talpa_rms_norm(&h, run.graph, rows, norm, 1e-5f));
+    for (int i = 0; i < p->n_products; i++) {
+        const struct tp_type type = tp_type_2d(p->dtype, TP_STEP_NONE, p->activation ? widths[0] : widths[i], K);
+        const struct tp_store_source source = {.type = type, .data = bytes[i]};
+        char name[16];
+        snprintf(name, sizeof name, "w%d", i);
+        fill_weight(bytes[i], tp_type_bytes(&type), p->dtype, (uint64_t)i + 1);
+        assert_ok(tp_graph_weight(run.graph, &weight, name, type));
+        assert_ok(tp_store_bind(run.store, name, &source));
+        assert_ok(talpa_matmul(&y[i], run.graph, h, weight, TALPA_NONE, false, true));
+    }
+    if (p->activation) {
+        if (p->activation == 1) assert_ok(talpa_swiglu(&y[0], run.graph, y[0], y[1]));
+        else assert_ok(talpa_geglu(&y[0], run.graph, y[0], y[1]));
+        n_out = 1;
+    }
+    if (p->norm_read) assert_ok(talpa_scale(&y[n_out++], run.graph, h, 1.0f));
+    for (int i = 0; i < n_out; i++) tp_graph_mark_output(run.graph, y[i]);
+    tp_plan_options_default(&options);
+    options.no_fusion = no_fusion;
+    assert_ok(tp_graph_verify(run.graph));
+    assert_ok(tp_plan_create(&run.plan, run.graph, tp_device_caps(run.device), &options));
+    assert_ok(tp_executor_create(&run.executor, run.store, &run.plan, 1));
+    struct tp_step step = {{0}};
+    step.word[TP_STEP_N_TOKENS] = n_rows;
+    assert_ok(tp_executor_step(run.executor, &step));
+    assert_ok(tp_executor_write(run.executor, rows, x, n_rows * K * sizeof *x));
+    assert_ok(tp_executor_poison(run.executor));
+    assert_ok(tp_executor_run(run.executor, 0, TP_PHASE_BATCH));
+    assert_ok(tp_executor_finish(run.executor));
+    for (int i = 0; i < n_out; i++) {
+        const size_t width = (size_t)tp_graph_type(run.graph, y[i])->shape.dim[1];
+        assert_ok(tp_executor_read(run.executor, y[i], result->out[i], n_rows * width * sizeof(float)));
+    }
+    result->n_launches = run.plan->phase[0].n;
+    result->n_groups = run.plan->n_fused;
+    result->norm_stored = run.plan->row[h].place != TP_PLACE_NONE;
+    test_run_close(&run);
+}
+
+/* A product may add in another order when it runs by itself: 1e-5 of 1 + |y|. For few rows, each row has the same bits whatever runs beside
+ * it. */
+static void check_products(const struct products *p)
+{
+    static struct product_result fused, apart, one;
+    const char *tier = getenv("TALPA_TIER");
+    run_products(&fused, p, 5, false);
+    run_products(&apart, p, 5, true);
+    const bool expected = p->bound <= FEW && !(tier && !strcmp(tier, "generic"));
+    if (fused.n_groups == 0 && expected) {
+        struct talpa_device_caps *caps;
+        size_t n, index;
+        assert_ok(talpa_device_list(&caps, &n));
+        assert_ok(talpa_device_select(&index, caps, n, NULL));
+        const bool on_cpu = caps[index].type == TALPA_DEVICE_CPU && caps[index].in_process;
+        free(caps);
+        assert_false(on_cpu);
+    }
+    assert_int_equal(apart.n_groups, 0);
+    if (fused.n_groups) {
+        assert_int_equal(fused.n_launches, 1 + p->norm_read);
+        assert_int_equal(fused.norm_stored, p->norm_read);
+        assert_true(expected);
+    }
+    for (int i = 0; i <= MAX_PRODUCTS; i++)
+        for (int j = 0; j < FEW * K; j++) {
+            const double error = fabs((double)fused.out[i][j] - (double)apart.out[i][j]) / (1.0 + fabs((double)apart.out[i][j]));
+            if (!(error <= 1e-5)) fail_msg("product %d, element %d: %g, by itself %g", i, j, (double)fused.out[i][j], (double)apart.out[i][j]);
+        }
+    assert_true(fused.out[0][0] != 0.0f);
+    run_products(&one, p, 1, false);
+    assert_memory_equal(one.out[0], fused.out[0], widths[0] * sizeof(float));
+}
+
+static void test_products(void **unused)
+{
+    (void)unused;
+    check_products(&(struct products){TALPA_Q4_1, 3, 0, false, 8});
+    check_products(&(struct products){TALPA_Q8_0, 3, 0, true, 5});
+    check_products(&(struct products){TALPA_F32, 2, 0, true, 8});
+    check_products(&(struct products){TALPA_Q8_0, 1, 0, false, 7});
+    check_products(&(struct products){TALPA_Q4_1, 2, 0, false, 9}); /* too many rows: apart */
+}
+
+static void test_gated(void **unused)
+{
+    (void)unused;
+    check_products(&(struct products){TALPA_Q4_1, 2, 1, false, 8});
+    check_products(&(struct products){TALPA_Q8_0, 2, 2, false, 8});
+    check_products(&(struct products){TALPA_F32, 2, 1, false, 5});
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rope_cache), cmocka_unit_test(test_rope_pair), cmocka_unit_test(test_keys_needed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rope_cache), cmocka_unit_test(test_rope_pair), cmocka_unit_test(test_keys_needed),
+                                       cmocka_unit_test(test_products), cmocka_unit_test(test_gated)};
     test_need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
