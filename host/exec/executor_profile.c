@@ -29,6 +29,6 @@ void tp_executor_describe(struct tp_executor *executor, const struct tp_launch *
     double fixed;
     const double share = rows_share(executor, launch, &fixed);
     if (fixed > launch->bytes) fixed = launch->bytes;
-    tp_queue_describe(executor->device, node ? node->op->name : "pack", !node ? "" : node->is_backward ? "backward" : passes[node->phase],
+    tp_queue_describe(executor->device, node ? tp_plan_node_name(executor->plans[0], launch->node) : "pack", !node ? "" : node->is_backward ? "backward" : passes[node->phase],
                       launch->flops * share * part, (fixed + (launch->bytes - fixed) * share) * part);
 }

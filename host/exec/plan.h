@@ -71,6 +71,9 @@ const struct tp_location *tp_plan_location(const struct tp_plan *plan, const str
 
 /** Prints the launches as text (`inspect --plan`): per launch op, scope, kernel, options, sizes; then memory by class. */
 void tp_plan_print(const struct tp_plan *plan, FILE *file);
+/** The same launches as an object: {"n_groups", "batch": {"n_launches", "launches": [{"op", "scope", "kernel", "source", "options", "groups",
+ *  "flops", "bytes"}]}, "update": ...}; the op of a group names its members, joined by '+'. */
+void tp_plan_print_json(const struct tp_plan *plan, FILE *file);
 
 /** XXH3-64 of all that decides the bits of a run: variants, kernels, options, sizes, device and driver (not the memory offsets). */
 uint64_t tp_plan_digest(const struct tp_plan *plan);

@@ -4,18 +4,35 @@
 #include "base/hash.h"
 #include "plan.h"
 
+static size_t groups_of(const struct tp_launch *launch)
+{
+    size_t n = 1;
+    for (int d = 0; d < 3; d++) n *= launch->global[d] / (launch->local[d] ? launch->local[d] : 1);
+    return n;
+}
+
+/* The op, or the ops of a group joined by '+'. */
+static void print_ops(const struct tp_plan *plan, FILE *file, int32_t node)
+{
+    const struct tp_fused *fused = plan->fused_of[node] < 0 ? NULL : plan->fused[plan->fused_of[node]];
+    if (!fused) fputs(tp_graph_node_at(plan->graph, node)->op->name, file);
+    for (int m = 0; fused && m < fused->n_members; m++) fprintf(file, "%s%s", m ? "+" : "", tp_graph_node_at(plan->graph, fused->member[m])->op->name);
+}
+
 static void print_launch(const struct tp_plan *plan, FILE *file, const struct tp_launch *launch)
 {
-    const struct tp_node *node = tp_graph_node_at(plan->graph, launch->node);
-    fprintf(file, "  %s", node->op->name);
+    const struct tp_node *node = tp_plan_node(plan, launch->node);
+    fputs("  ", file);
+    print_ops(plan, file, launch->node);
     if (launch->is_copy) {
         fprintf(file, ": copy %zu bytes", launch->copy_bytes);
     } else if (launch->is_blas) {
         fprintf(file, ": clblast gemm m=%" PRId64 " n=%" PRId64 " k=%" PRId64, launch->blas.m, launch->blas.n, launch->blas.k);
     } else {
-        fprintf(file, ": %s %s%s global=%zux%zux%zu local=%zux%zux%zu", launch->source, launch->kernel, launch->options, launch->global[0],
-                launch->global[1], launch->global[2], launch->local[0], launch->local[1], launch->local[2]);
+        fprintf(file, ": %s %s%s global=%zux%zux%zu local=%zux%zux%zu groups=%zu", launch->source, launch->kernel, launch->options,
+                launch->global[0], launch->global[1], launch->global[2], launch->local[0], launch->local[1], launch->local[2], groups_of(launch));
     }
+    if (!launch->is_copy) fprintf(file, " flops=%.0f bytes=%.0f", launch->flops, launch->bytes);
     for (int a = 0; a < launch->n_args; a++) {
         const struct tp_arg *arg = &launch->args[a];
         if (arg->kind == TP_ARG_VALUE)
@@ -23,6 +40,32 @@ static void print_launch(const struct tp_plan *plan, FILE *file, const struct tp
         else if (arg->kind == TP_ARG_SCRATCH) fprintf(file, " %sscratch%d", arg->writes ? ">" : "", arg->scratch);
     }
     fprintf(file, "%s%s\n", node->scope[0] ? " @" : "", node->scope);
+}
+
+/* Names of ops, kernels and scopes are plain identifiers and paths of ours: nothing to escape. */
+static void print_launch_json(const struct tp_plan *plan, FILE *file, const struct tp_launch *launch)
+{
+    fputs("{\"op\": \"", file);
+    print_ops(plan, file, launch->node);
+    fprintf(file, "\", \"scope\": \"%s\", \"kernel\": \"%s\", \"source\": \"%s\", \"options\": \"%s\", \"groups\": %zu, \"flops\": %.0f, \"bytes\": %.0f}",
+            tp_plan_node(plan, launch->node)->scope, launch->kernel, launch->source, launch->options, groups_of(launch), launch->flops,
+            launch->is_copy ? 2.0 * (double)launch->copy_bytes : launch->bytes);
+}
+
+void tp_plan_print_json(const struct tp_plan *plan, FILE *file)
+{
+    static const char *const phases[TP_N_PHASES] = {"batch", "update"};
+    fprintf(file, "{\"n_groups\": %d", plan->n_fused);
+    for (int p = 0; p < TP_N_PHASES; p++) {
+        if (!plan->phase[p].n) continue;
+        fprintf(file, ", \"%s\": {\"n_launches\": %d, \"launches\": [\n", phases[p], plan->phase[p].n);
+        for (int i = 0; i < plan->phase[p].n; i++) {
+            if (i) fputs(",\n", file);
+            print_launch_json(plan, file, &plan->phase[p].item[i]);
+        }
+        fputs("]}", file);
+    }
+    fputs("}", file);
 }
 
 /* Frozen weights are packed once per orientation in use: training needs a weight and its transpose, inference one of them. */

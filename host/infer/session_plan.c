@@ -45,3 +45,32 @@ enum talpa_status talpa_session_plan(struct talpa_session_info *out, struct talp
     talpa_session_close(session);
     return status;
 }
+
+static void print(const struct talpa_session *s, FILE *file, bool json)
+{
+    static const char *const names[TP_N_PASSES] = {[TP_PASS_PROMPT] = "prompt", [TP_PASS_DECODE] = "decode"};
+    for (int i = 0; i < TP_N_PASSES; i++) {
+        const int pass = i == 0 ? TP_PASS_DECODE : TP_PASS_PROMPT;
+        const struct tp_program_set *set = &s->graph[pass].set;
+        const struct tp_plan *shown = set->plans[TP_DISPATCH_DENSE] ? set->plans[TP_DISPATCH_DENSE] : set->plans[TP_DISPATCH_SPARSE];
+        if (json) {
+            fprintf(file, "%s\"%s\": ", i ? ",\n" : "{", names[pass]);
+            tp_plan_print_json(shown, file);
+        } else {
+            fprintf(file, "%s pass of up to %d rows, %d launches:\n", names[pass], (int)s->graph[pass].max_rows, shown->phase[TP_PHASE_BATCH].n);
+            tp_plan_print(shown, file);
+        }
+    }
+    if (json) fputs("}", file);
+}
+
+enum talpa_status talpa_session_print(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                      const struct talpa_session_options *options, bool json)
+{
+    struct talpa_session *session = calloc(1, sizeof *session);
+    if (!session) return tp_fail_memory("session", sizeof *session);
+    const enum talpa_status status = plan(session, model, caps, options);
+    if (status == TALPA_OK) print(session, file, json);
+    talpa_session_close(session);
+    return status;
+}

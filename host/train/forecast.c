@@ -138,3 +138,13 @@ enum talpa_status talpa_train_print(FILE *file, struct talpa_model *model, const
     forecast_free(&f);
     return status;
 }
+
+enum talpa_status talpa_train_print_json(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                         const struct talpa_train_options *options)
+{
+    struct forecast f = {0};
+    const enum talpa_status status = forecast(&f, model, caps, options);
+    if (status == TALPA_OK) tp_plan_print_json(first_plan(&f), file);
+    forecast_free(&f);
+    return status;
+}

@@ -53,6 +53,11 @@ struct talpa_session_info talpa_session_info(const struct talpa_session *session
 enum talpa_status talpa_session_plan(struct talpa_session_info *out, struct talpa_model *model, const struct talpa_device_caps *caps,
                                      const struct talpa_session_options *options);
 
+/** Prints the launches of a decoding pass (one token of each sequence) and of a prompt pass on that device, nodes that run together joined by
+ *  '+', as text or as a JSON object {"decode", "prompt"}. No device is touched. Errors as talpa_session_plan. */
+enum talpa_status talpa_session_print(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                      const struct talpa_session_options *options, bool json);
+
 /** How the next token is drawn. The order is that of llama.cpp: repeat penalty, top-k, top-p, min-p, temperature, draw. */
 struct talpa_sampling {
     double temperature;      /**< 0: the most likely token (ties: lower id), all else but the repeat penalty ignored */

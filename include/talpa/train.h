@@ -150,6 +150,9 @@ enum talpa_status talpa_train_plan_memory(struct talpa_memory_plan *out, struct 
 /** Prints the training graph (the same bytes for every device) and, with `plan`, the launches chosen for `caps`. */
 enum talpa_status talpa_train_print(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps,
                                     const struct talpa_train_options *options, bool graph, bool plan);
+/** The launches of a training step as a JSON object {"n_groups", "batch", "update"}, each of the two with "n_launches" and "launches". */
+enum talpa_status talpa_train_print_json(FILE *file, struct talpa_model *model, const struct talpa_device_caps *caps,
+                                         const struct talpa_train_options *options);
 
 /** One scored row. Arrays are borrowed for the call. */
 struct talpa_score_row {

@@ -9,6 +9,7 @@
 #include "output.h"
 #include "program.h"
 #include "talpa/adapter.h"
+#include "talpa/infer.h"
 #include "talpa/train.h"
 #include "train_flags.h"
 
@@ -167,11 +168,25 @@ static int print_plan(const struct inspect *inspect, struct output *output, stru
     const int code = program_device_choose(&device, inspect->device, fake);
     if (code >= 0) return code;
     struct talpa_memory_plan memory;
-    enum talpa_status status = talpa_train_print(output->file, model, &device.caps, &inspect->flags.options, inspect->graph, inspect->plan);
-    if (status == TALPA_OK && inspect->plan) status = talpa_train_plan_memory(&memory, model, &device.caps, &inspect->flags.options);
-    if (status != TALPA_OK) return program_fail(status);
-    if (inspect->plan) train_memory_print(output, OUTPUT_MD, model, &device.caps, &memory);
-    return -1;
+    struct talpa_session_options session;
+    talpa_session_default(&session);
+    session.lora = inspect->lora;
+    session.base_dtype = inspect->flags.options.base_dtype;
+    const struct talpa_train_options *train = &inspect->flags.options;
+    if (inspect->format == FORMAT_JSON) {
+        fputs("{\"train\": ", output->file);
+        enum talpa_status status = talpa_train_print_json(output->file, model, &device.caps, train);
+        if (status == TALPA_OK) fputs(",\n\"generate\": ", output->file);
+        if (status == TALPA_OK) status = talpa_session_print(output->file, model, &device.caps, &session, true);
+        if (status != TALPA_OK) return program_fail(status);
+        fputs("}\n", output->file);
+        return -1;
+    }
+    enum talpa_status status = talpa_train_print(output->file, model, &device.caps, train, inspect->graph, inspect->plan);
+    if (status == TALPA_OK && inspect->plan) status = talpa_train_plan_memory(&memory, model, &device.caps, train);
+    if (status == TALPA_OK && inspect->plan) train_memory_print(output, OUTPUT_MD, model, &device.caps, &memory);
+    if (status == TALPA_OK && inspect->plan) status = talpa_session_print(output->file, model, &device.caps, &session, false);
+    return status == TALPA_OK ? -1 : program_fail(status);
 }
 
 static int print_all(const struct inspect *inspect, struct output *output, struct talpa_model *model)
@@ -233,7 +248,7 @@ int cmd_inspect(int argc, char **argv)
         flag_lora(&inspect.lora),
         {.kind = OPTION_FLAG, .name = "tensors", .target = &inspect.tensors, .help = "list the model's tensors"},
         {.kind = OPTION_FLAG, .name = "graph", .target = &inspect.graph, .help = "print the training graph"},
-        {.kind = OPTION_FLAG, .name = "plan", .target = &inspect.plan, .help = "print the launches and memory planned for the device"},
+        {.kind = OPTION_FLAG, .name = "plan", .target = &inspect.plan, .help = "print the launches planned for the device: of a training step, a decoded token and a prompt pass; and memory"},
         flag_device(&inspect.device),
         flag_fake_device(&inspect.fake_device),
         flag_output(&inspect.format, "md|json"),
@@ -245,8 +260,7 @@ int cmd_inspect(int argc, char **argv)
     const bool planning = inspect.graph || inspect.plan;
     if (code < 0 && !inspect.model && (planning || !inspect.lora))
         code = options_fail(&options, planning ? "--model (-m) is missing" : "--model (-m) or --lora is missing: what to inspect");
-    if (code < 0 && planning && inspect.format == FORMAT_JSON)
-        code = options_fail(&options, "--output json: --graph and --plan are text; 'talpa train --dry-run -o json' has the memory plan");
+    if (code < 0 && inspect.graph && inspect.format == FORMAT_JSON) code = options_fail(&options, "--output json: --graph is text");
     if (code < 0 && inspect.device && inspect.fake_device) code = options_fail(&options, "--device and --fake-device exclude each other");
     if (code < 0 && planning) code = train_flags_finish(&inspect.flags, &options);
     if (code < 0) {

@@ -110,6 +110,7 @@ void program_print_man(const char *const *names, const char *const *summaries, s
         {"TALPA_LOG", "error, warn, info or debug"},
         {"TALPA_ARG_<FLAG>", "value of a flag that the command line does not give"},
         {"TALPA_TIER", "use kernels of one tier only: generic, cpu, clblast"},
+        {"TALPA_FUSION", "off: every op has launches of its own"},
         {"TALPA_MAX_ALLOC_BYTES", "split buffers above this size"},
         {"TALPA_MAX_MEMORY_BYTES", "take the device's memory to be no larger than this"},
         {"TALPA_MAX_KERNEL_MS", "bound on a launch's time on a GPU"},
