@@ -81,7 +81,7 @@ static bool match_gated(struct tp_fused *fused, const struct tp_match *match, in
 static enum tp_layout weight_layout(const struct tp_lower *lower, int i)
 {
     const enum tp_base_dtype base = lower->options->base_dtype;
-    if (tp_layout_takes_quant(tp_lower_in(lower, i)) && (base == TP_BASE_AUTO || base == TP_BASE_NATIVE)) return TP_LAYOUT_QUANT;
+    if (tp_gemm_wants_quant(lower, i)) return TP_LAYOUT_QUANT;
     return base == TP_BASE_NATIVE ? TP_LAYOUT_ROW : base == TP_BASE_BF16 ? TP_LAYOUT_PANEL_BF16 : TP_LAYOUT_PANEL_F32;
 }
 
@@ -89,7 +89,7 @@ static bool applies(const struct tp_lower *lower)
 {
     const struct tp_type *x = tp_lower_in(lower, X);
     const int64_t k = x->shape.dim[1];
-    if (x->shape.dim[0] > MAX_ROWS || k % 32 || tp_lower_in(lower, NORM)->shape.dim[0] != k) return false;
+    if (lower->options->compute_dtype != TP_COMPUTE_F32 || x->shape.dim[0] > MAX_ROWS || k % 32 || tp_lower_in(lower, NORM)->shape.dim[0] != k) return false;
     for (int i = 0; i < (int)lower->node->attrs.i[N_WEIGHTS]; i++) {
         const enum tp_layout layout = weight_layout(lower, WEIGHTS + i);
         if (layout == TP_LAYOUT_ROW) return false;

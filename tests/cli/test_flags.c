@@ -176,9 +176,9 @@ static void test_inspect(void **state)
     expect("inspect -m random:tiny --graph --fake-device cpu", 0, NULL);
     assert_string_equal(first, out);
     expect("inspect -m random:tiny --plan --fake-device nvidia", 0, NULL);
+    assert_non_null(strstr(out, "largest buffer"));
     expect("inspect -m random:tiny --plan --fake-device cpu -o json", 0, NULL);
     expect("inspect -m random:tiny --graph --fake-device cpu -o json", 2, "graph is text");
-    assert_non_null(strstr(out, "largest buffer"));
     expect("inspect -m random:tiny --plan --fake-device toaster", 2, "toaster");
     expect("inspect -m random:tiny --lora @missing", 66, "missing");
 }
