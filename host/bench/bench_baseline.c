@@ -64,7 +64,8 @@ bool talpa_bench_baseline_find(double *avg_ns, double *stddev_ns, const struct t
     const struct tp_json_value *row = tp_json_first(tp_json_root(baseline->json));
     for (; row; row = tp_json_next(row)) {
         if (!same_text(row, "test", key->test) || !same_text(row, "model_type", key->model_type) ||
-            !same_text(row, "base_dtype", key->base_dtype) || !same_text(row, "routing", key->routing) ||
+            !same_text(row, "dtype", key->dtype) || !same_text(row, "base_dtype", key->base_dtype) ||
+            !same_text(row, "routing", key->routing) ||
             !same_number(row, "n_experts", key->n_experts) || !same_number(row, "rank", key->rank) || !same_number(row, "n_batch", key->n_batch))
             continue;
         return tp_json_get_double(avg_ns, row, "avg_ns") == TALPA_OK && tp_json_get_double(stddev_ns, row, "stddev_ns") == TALPA_OK;

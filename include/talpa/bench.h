@@ -88,7 +88,7 @@ struct talpa_bench_baseline;
 
 /** What has to be equal for two rows to be compared. */
 struct talpa_bench_key {
-    const char *test, *model_type, *base_dtype, *routing;
+    const char *test, *model_type, *dtype, *base_dtype, *routing;
     int n_experts, rank, n_batch;
 };
 

@@ -171,7 +171,7 @@ static void test_compare(void **state)
     assert_non_null(strstr(out, "vs baseline"));
     /* A baseline that took no time: everything is slower. */
     snprintf(rows, sizeof rows,
-             "[{\"test\": \"pp8\", \"model_type\": \"random:tiny\", \"base_dtype\": \"auto\", \"n_batch\": 1, \"avg_ns\": 10, \"stddev_ns\": 0}]");
+             "[{\"test\": \"pp8\", \"model_type\": \"random:tiny\", \"dtype\": \"f32\", \"base_dtype\": \"auto\", \"n_batch\": 1, \"avg_ns\": 10, \"stddev_ns\": 0}]");
     write_text("fast.json", rows);
     expect(GENERATE "--threshold 0 --compare @fast.json -o csv", 3, "1 of the measurements are slower");
     assert_non_null(strstr(err, "pp16: not in "));

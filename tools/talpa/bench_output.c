@@ -50,6 +50,7 @@ static struct comparison compare(struct bench *bench, const struct talpa_bench_r
     double stddev_ns;
     const struct talpa_bench_key key = {.test = row->test,
                                         .model_type = uses_model(bench) ? bench->info.name : NULL,
+                                        .dtype = compute_dtypes[bench->train.compute_dtype],
                                         .base_dtype = base_dtype(bench),
                                         .routing = bench->has_adapter ? talpa_routing_name(bench->adapter.routing) : NULL,
                                         .n_experts = bench->has_adapter ? bench->adapter.n_experts : 0,
