@@ -39,7 +39,7 @@ static struct sums sum_csv(char *text)
         if (!strncmp(line, "matmul,forward,", 15) && strstr(line, ",layers.*.mlp.up_proj,")) sums.up_flops += cell(line, 8);
         sums.n_rows++;
     }
-    assert_true(sums.n_rows > 20);
+    assert_true(sums.n_rows > 10); /* a decoder has more kinds of launches than that */
     assert_true(fabs(sums.share - 100.0) < 0.1);
     return sums;
 }
