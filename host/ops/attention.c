@@ -11,7 +11,7 @@ extern const struct tp_op tp_op_attention, tp_op_attention_backward;
 
 enum { N_HEADS, N_KV_HEADS, HEAD_DIM }; /* integer attributes; f[0]: scale */
 enum { MAX_HEAD_DIM = 256 };
-enum { PANEL = 32, CPU_ROWS = 12, TILE = 32, SLICE_MAX = 128 }; /* as in the kernels */
+enum { PANEL = 32, CPU_ROWS = 12, KEY_BLOCKS = 4, KEY_BLOCKS_FROM = 2048, TILE = 32, SLICE_MAX = 128 }; /* as in the kernels */
 
 enum talpa_status talpa_attention(talpa_value *out, struct talpa_graph *graph, talpa_value q, talpa_value k, talpa_value v,
                                   talpa_value segments, int n_heads, int n_kv_heads, int head_dim, float scale)
@@ -150,8 +150,14 @@ static struct tp_operand pack(struct tp_lower *lower, const struct sizes *size, 
     return panels;
 }
 
-/* Groups of the cpu tier take two blocks each. */
-static size_t block_pairs(const struct sizes *size) { return (size_t)((size->rows + CPU_ROWS - 1) / CPU_ROWS + 1) / 2; }
+/* Groups of the cpu tier take two blocks of `rows` each. */
+static size_t block_pairs(const struct sizes *size, int64_t rows) { return (size_t)((size->rows + rows - 1) / rows + 1) / 2; }
+
+/* Groups over blocks of queries: the heads that share keys are neighbours. */
+static void launch_queries(struct tp_launch *launch, const struct sizes *size)
+{
+    tp_launch_groups(launch, (size_t)(size->n_heads / size->n_kv_heads), block_pairs(size, CPU_ROWS), (size_t)size->n_kv_heads, 1, 1, 1);
+}
 
 static enum talpa_status lower_forward_cpu(struct tp_lower *lower)
 {
@@ -161,7 +167,7 @@ static enum talpa_status lower_forward_cpu(struct tp_lower *lower)
     tp_launch_write(lower, launch, tp_out(0));
     tp_launch_write(lower, launch, tp_out(1));
     launch_pairs(lower, launch, &size, 2);
-    tp_launch_groups(launch, block_pairs(&size), (size_t)size.n_heads, 1, 1, 1, 1);
+    launch_queries(launch, &size);
     return TALPA_OK;
 }
 
@@ -187,14 +193,15 @@ static enum talpa_status lower_backward_cpu(struct tp_lower *lower)
     launch = launch_start(lower, cpu_source, "attention_dq", dq_reads, COUNT(dq_reads));
     tp_launch_write(lower, launch, tp_out(0));
     launch_pairs(lower, launch, &size, 3);
-    tp_launch_groups(launch, block_pairs(&size), (size_t)size.n_heads, 1, 1, 1, 1);
+    launch_queries(launch, &size);
 
     const struct tp_operand dkv_reads[] = {k, v, qt, dt, q, dout, delta, lse_t, segments};
     launch = launch_start(lower, cpu_source, "attention_dkv", dkv_reads, COUNT(dkv_reads));
     tp_launch_write(lower, launch, tp_out(1));
     tp_launch_write(lower, launch, tp_out(2));
     launch_pairs(lower, launch, &size, 4);
-    tp_launch_groups(launch, block_pairs(&size), (size_t)size.n_kv_heads, 1, 1, 1, 1);
+    const int64_t together = size.rows > KEY_BLOCKS_FROM ? KEY_BLOCKS : 1;
+    tp_launch_groups(launch, block_pairs(&size, together * CPU_ROWS), (size_t)size.n_kv_heads, 1, 1, 1, 1);
     return TALPA_OK;
 }
 
@@ -364,6 +371,7 @@ static const struct tp_case backward_cases[] = {
     {.name = "head_dim 20", BACKWARD(37, 2, 1, 20), .segment_length = 31},
     {.name = "head_dim 256", BACKWARD(45, 1, 1, 256)},
     {.name = "3 rows of 130", BACKWARD(130, 3, 1, 16), .n_tokens = 3},
+    {.name = "311 of 2100 rows, three segments", BACKWARD(2100, 2, 1, 16), .n_tokens = 311, .segment_length = 120},
 };
 
 const struct tp_op tp_op_attention = {

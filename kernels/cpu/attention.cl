@@ -16,6 +16,8 @@
 
 #define ROWS 12
 #define PANEL 32
+#define KEY_BLOCKS 4
+#define KEY_BLOCKS_FROM 2048 /* rows above which blocks of keys are taken together, as in host/ops/attention.c */
 #define CHUNK 128 /* multiple of PANEL; two chunks and the accumulators fit in a 32 KiB first-level cache */
 #define HEAD_VECTORS (HEAD_DIM / 16)
 #define CHUNK_VECTORS (CHUNK / 16)
@@ -239,15 +241,16 @@ static void forward_block(source q, source kt, source v, __global const int *seg
     }
 }
 
-/* Group: (pair of blocks, query head). kt: packed k. */
+/* Group: (query head of the kv head, pair of blocks, kv head), so that neighbours read the same keys and the same rows of q. kt: packed k. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention_forward(__global const float *q, __global const float *kt,
                                                                                __global const float *v, __global const int *segments,
                                                                                __global float *out, __global float *lse,
                                                                                __global const uint *step, uint sym, uint bound,
                                                                                uint n_heads, uint n_kv_heads, float scale)
 {
-    const int n = tp_rows(step, sym, bound), n_panels = (bound + PANEL - 1) / PANEL, head = tp_group_id(1);
-    const int n_blocks = (n + ROWS - 1) / ROWS, light = tp_group_id(0), heavy = n_blocks - 1 - light, kv = head / (n_heads / n_kv_heads);
+    const int n = tp_rows(step, sym, bound), n_panels = (bound + PANEL - 1) / PANEL, kv = tp_group_id(2);
+    const int head = kv * (int)(n_heads / n_kv_heads) + (int)tp_group_id(0);
+    const int n_blocks = (n + ROWS - 1) / ROWS, light = tp_group_id(1), heavy = n_blocks - 1 - light;
     kt += (size_t)kv * n_panels * HEAD_DIM * PANEL;
     v += (size_t)kv * HEAD_DIM;
     for (int i = 0; i < 2; i++) {
@@ -314,14 +317,15 @@ static void dq_block(source q, source kt, source vt, source k, source dout, sour
     write_rows(dq + (size_t)head * HEAD_DIM, q_stride, acc, t0, n, scale);
 }
 
-/* Group: (pair of blocks of queries, query head). kt, vt: packed k and v. */
+/* Group: (query head of the kv head, pair of blocks of queries, kv head). kt, vt: packed k and v. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
 attention_dq(__global const float *q, __global const float *kt, __global const float *vt, __global const float *k,
              __global const float *dout, __global const float *delta_t, __global const float *lse_t, __global const int *segments,
              __global float *dq, __global const uint *step, uint sym, uint bound, uint n_heads, uint n_kv_heads, float scale)
 {
-    const int n = tp_rows(step, sym, bound), n_panels = (bound + PANEL - 1) / PANEL, head = tp_group_id(1);
-    const int n_blocks = (n + ROWS - 1) / ROWS, light = tp_group_id(0), heavy = n_blocks - 1 - light, kv = head / (n_heads / n_kv_heads);
+    const int n = tp_rows(step, sym, bound), n_panels = (bound + PANEL - 1) / PANEL, kv = tp_group_id(2);
+    const int head = kv * (int)(n_heads / n_kv_heads) + (int)tp_group_id(0);
+    const int n_blocks = (n + ROWS - 1) / ROWS, light = tp_group_id(1), heavy = n_blocks - 1 - light;
     const size_t panels = (size_t)kv * n_panels * HEAD_DIM * PANEL, rows = (size_t)head * n_panels * PANEL;
     for (int i = 0; i < 2; i++) {
         const int block = i == 0 ? heavy : light;
@@ -331,47 +335,59 @@ attention_dq(__global const float *q, __global const float *kt, __global const f
     }
 }
 
-static void dkv_block(source k, source v, source qt, source dt, source q, source dout, source delta_t, source lse_t,
-                      __global const int *segments, __global float *dk, __global float *dv, int n, int n_panels, int n_heads,
-                      int n_kv_heads, int kv, int t0, float scale)
+/* n_blocks <= KEY_BLOCKS blocks of keys from t0 on: a chunk of queries is used by all of them before the next one is fetched, which for long sequences
+ * comes from beyond the second-level cache. */
+static void dkv_blocks(source k, source v, source qt, source dt, source q, source dout, source delta_t, source lse_t,
+                       __global const int *segments, __global float *dk, __global float *dv, int n, int n_panels, int n_heads,
+                       int n_kv_heads, int kv, int t0, int n_blocks, float scale)
 {
     const size_t q_stride = (size_t)n_heads * HEAD_DIM, kv_stride = (size_t)n_kv_heads * HEAD_DIM;
-    float16 k_rows[ROWS * HEAD_VECTORS], v_rows[ROWS * HEAD_VECTORS], k_acc[ROWS * HEAD_VECTORS], v_acc[ROWS * HEAD_VECTORS];
+    float16 k_rows[KEY_BLOCKS][ROWS * HEAD_VECTORS], v_rows[KEY_BLOCKS][ROWS * HEAD_VECTORS];
+    float16 k_acc[KEY_BLOCKS][ROWS * HEAD_VECTORS], v_acc[KEY_BLOCKS][ROWS * HEAD_VECTORS];
     float16 p[ROWS * STRIDE_VECTORS], ds[ROWS * STRIDE_VECTORS];
     float one[ROWS];
-    int lo[ROWS], hi[ROWS], first, last;
-    key_ranges(lo, hi, &first, &last, segments, t0, n);
-    copy_rows(k_rows, k + (size_t)kv * HEAD_DIM, kv_stride, t0, n, scale);
-    copy_rows(v_rows, v + (size_t)kv * HEAD_DIM, kv_stride, t0, n, 1.0f);
-    for (int i = 0; i < ROWS * HEAD_VECTORS; i++) k_acc[i] = 0.0f, v_acc[i] = 0.0f;
+    int lo[KEY_BLOCKS][ROWS], hi[KEY_BLOCKS][ROWS], first[KEY_BLOCKS], last[KEY_BLOCKS], end = 0;
+    for (int b = 0; b < n_blocks; b++) {
+        const int t = t0 + b * ROWS;
+        key_ranges(lo[b], hi[b], &first[b], &last[b], segments, t, n);
+        copy_rows(k_rows[b], k + (size_t)kv * HEAD_DIM, kv_stride, t, n, scale);
+        copy_rows(v_rows[b], v + (size_t)kv * HEAD_DIM, kv_stride, t, n, 1.0f);
+        for (int i = 0; i < ROWS * HEAD_VECTORS; i++) k_acc[b][i] = 0.0f, v_acc[b][i] = 0.0f;
+        end = max(end, last[b]);
+    }
     for (int r = 0; r < ROWS; r++) one[r] = 1.0f;
     const int group = n_heads / n_kv_heads;
     for (int head = kv * group; head < (kv + 1) * group; head++) {
         const size_t panels = (size_t)head * n_panels * HEAD_DIM * PANEL;
         source lse = lse_t + (size_t)head * n_panels * PANEL, delta = delta_t + (size_t)head * n_panels * PANEL;
-        for (int c = first / PANEL * PANEL; c < last; c += CHUNK) {
-            const int m = min(CHUNK, last - c);
-            const size_t at_row = (size_t)c * q_stride + (size_t)head * HEAD_DIM;
-            for (int j = 0; j < m; j += PANEL) {
-                panel_product(p + j / 16, (const float *)k_rows, qt + panels + (size_t)(c + j) * HEAD_DIM);
-                panel_product(ds + j / 16, (const float *)v_rows, dt + panels + (size_t)(c + j) * HEAD_DIM);
-            }
-            for (int r = 0; r < ROWS; r++) {
-                for (int i = r * STRIDE_VECTORS, at = c; at < c + m; i++, at += 16) {
-                    const int16 column = lanes(at);
-                    p[i] = select((float16)(0.0f), exp(p[i] - LOAD16(lse + at)), column >= lo[r] && column < hi[r]);
-                    ds[i] = p[i] * (ds[i] - LOAD16(delta + at));
+        for (int chunk = t0 / PANEL * PANEL; chunk < end; chunk += CHUNK) {
+            for (int b = 0; b < n_blocks; b++) {
+                const int c = max(chunk, first[b] / PANEL * PANEL), m = min(chunk + CHUNK, last[b]) - c;
+                if (m <= 0) continue;
+                const size_t at_row = (size_t)c * q_stride + (size_t)head * HEAD_DIM;
+                for (int j = 0; j < m; j += PANEL) {
+                    panel_product(p + j / 16, (const float *)k_rows[b], qt + panels + (size_t)(c + j) * HEAD_DIM);
+                    panel_product(ds + j / 16, (const float *)v_rows[b], dt + panels + (size_t)(c + j) * HEAD_DIM);
                 }
+                for (int r = 0; r < ROWS; r++) {
+                    for (int i = r * STRIDE_VECTORS, at = c; at < c + m; i++, at += 16) {
+                        const int16 column = lanes(at);
+                        p[i] = select((float16)(0.0f), exp(p[i] - LOAD16(lse + at)), column >= lo[b][r] && column < hi[b][r]);
+                        ds[i] = p[i] * (ds[i] - LOAD16(delta + at));
+                    }
+                }
+                rows_product(v_acc[b], one, (const float *)p, dout + at_row, q_stride, m);
+                rows_product(k_acc[b], one, (const float *)ds, q + at_row, q_stride, m);
             }
-            rows_product(v_acc, one, (const float *)p, dout + at_row, q_stride, m);
-            rows_product(k_acc, one, (const float *)ds, q + at_row, q_stride, m);
         }
     }
-    write_rows(dk + (size_t)kv * HEAD_DIM, kv_stride, k_acc, t0, n, scale);
-    write_rows(dv + (size_t)kv * HEAD_DIM, kv_stride, v_acc, t0, n, 1.0f);
+    for (int b = 0; b < n_blocks; b++) {
+        write_rows(dk + (size_t)kv * HEAD_DIM, kv_stride, k_acc[b], t0 + b * ROWS, n, scale);
+        write_rows(dv + (size_t)kv * HEAD_DIM, kv_stride, v_acc[b], t0 + b * ROWS, n, 1.0f);
+    }
 }
 
-/* Group: (pair of blocks of keys, kv head). qt, dt: packed q and dout. */
+/* Group: (pair of blocks of keys, or for long bounds of KEY_BLOCKS of them, kv head). qt, dt: packed q and dout. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
 attention_dkv(__global const float *k, __global const float *v, __global const float *qt, __global const float *dt, __global const float *q,
               __global const float *dout, __global const float *delta_t, __global const float *lse_t, __global const int *segments,
@@ -379,10 +395,12 @@ attention_dkv(__global const float *k, __global const float *v, __global const f
               float scale)
 {
     const int n = tp_rows(step, sym, bound), n_panels = (bound + PANEL - 1) / PANEL, kv = tp_group_id(1);
-    const int n_blocks = (n + ROWS - 1) / ROWS, light = tp_group_id(0), heavy = n_blocks - 1 - light;
+    const int together = bound > KEY_BLOCKS_FROM ? KEY_BLOCKS : 1;
+    const int n_blocks = (n + together * ROWS - 1) / (together * ROWS), light = tp_group_id(0), heavy = n_blocks - 1 - light;
     for (int i = 0; i < 2; i++) {
         const int block = i == 0 ? heavy : light;
         if (light > heavy || (i == 1 && light == heavy)) return;
-        dkv_block(k, v, qt, dt, q, dout, delta_t, lse_t, segments, dk, dv, n, n_panels, n_heads, n_kv_heads, kv, block * ROWS, scale);
+        dkv_blocks(k, v, qt, dt, q, dout, delta_t, lse_t, segments, dk, dv, n, n_panels, n_heads, n_kv_heads, kv, block * together * ROWS,
+                   together, scale);
     }
 }
