@@ -7,7 +7,7 @@
 #include "base/dtype.h"
 #include "graph/op.h"
 
-enum { N_TOKENS = 20, D = 64, VOCABULARY = 300, SMALL_ALLOC = 40000 };
+enum { N_TOKENS = 20, D = 64, VOCABULARY = 300, SMALL_ALLOC = 44000 };
 
 static float value_at(uint32_t i) { return (float)((int)(i * 2654435761u >> 20) - 2048) / 2048.0f; }
 
