@@ -291,10 +291,11 @@ enum talpa_status tp_conformance_run_small(struct tp_conformance_totals *totals,
 {
     if (op && !tp_op_find(op)) return tp_fail(TALPA_E_ARGUMENT, "no op is called '%s'", op);
     struct tp_check_run run = {.device = device, .tier = tier, .report = report, .user = user};
+    /* The matrix tiers have two forms of the same products: weights that stay as in the file, decoded in every run, and tiles. */
+    if (tp_tier_bit(tier)) run.base_dtype = TP_BASE_NATIVE;
     enum talpa_status status = run_ops(&run, op, max_elements);
-    /* The matrix tiers have a second form of the same products: weights that stay as in the file, decoded in every run. */
-    if (status == TALPA_OK && tp_tier_bit(tier) && run.base_dtype == TP_BASE_AUTO) {
-        run.base_dtype = TP_BASE_NATIVE;
+    if (status == TALPA_OK && run.base_dtype == TP_BASE_NATIVE) {
+        run.base_dtype = TP_BASE_BF16;
         status = run_ops(&run, op, max_elements);
     }
     run.totals.n_variants = run.n_variants;

@@ -34,7 +34,7 @@ bool tp_gemm_accepts(const struct tp_lower *lower, const struct tp_gemm *g, cons
     if (!strcmp(tier, "generic")) return row;
     if (!strcmp(tier, "clblast"))
         return row && g->b_dtype == TALPA_F32 && (g->k_rows == TP_STEP_NONE || n_parts(lower, g) == 1);
-    if (tp_gemm_is_x86(tier)) return g->a_layout == TP_LAYOUT_ROW_BF16 && tp_gemm_x86_accepts(g, n_parts(lower, g));
+    if (tp_gemm_is_x86(tier)) return g->a_layout == TP_LAYOUT_ROW_BF16 && tp_gemm_x86_accepts(g);
     return tp_gemm_cpu_accepts(g);
 }
 

@@ -40,8 +40,8 @@ int64_t tp_gemm_cpu_groups(const struct tp_lower *lower);
 /* ---- gemm_x86.c: the matrix tiers x86_bf16 and x86_amx ---- */
 
 bool tp_gemm_is_x86(const char *tier);
-/** Whether the tiers multiply by this b (tiles, or quant), whose storage has n_parts parts. */
-bool tp_gemm_x86_accepts(const struct tp_gemm *gemm, int n_parts);
+/** Whether the tiers multiply by this b (tiles, or quant). */
+bool tp_gemm_x86_accepts(const struct tp_gemm *gemm);
 /** Scratch that b is decoded to; 0 if it is kept in tiles. */
 size_t tp_gemm_x86_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *gemm);
 /** The launch of one piece; a must be in row_bf16. */

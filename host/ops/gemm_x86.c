@@ -6,9 +6,9 @@
 
 bool tp_gemm_is_x86(const char *tier) { return !strncmp(tier, "x86_", 4); }
 
-bool tp_gemm_x86_accepts(const struct tp_gemm *g, int n_parts)
+bool tp_gemm_x86_accepts(const struct tp_gemm *g)
 {
-    const bool b_fits = tp_layout_is_tile(g->b_layout) || (g->b_layout == TP_LAYOUT_QUANT && (n_parts == 1 || g->b_is_nk));
+    const bool b_fits = tp_layout_is_tile(g->b_layout) || g->b_layout == TP_LAYOUT_QUANT;
     return b_fits && g->a_stride_k == 1 && g->k_rows == TP_STEP_NONE && g->k > 0 && g->b_first_n % TP_PANEL == 0 &&
            g->b_first_k % TP_PANEL == 0;
 }
@@ -80,6 +80,7 @@ void tp_gemm_x86_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece,
     }
     if (amx && lower->options->amx_emulate) tp_launch_option(launch, "-DAMX_EMULATE=1");
     tp_gemm_put_operands(lower, launch, piece);
+    tp_launch_u32(launch, (uint32_t)piece->k_first);
     tp_launch_u32(launch, (uint32_t)g->k);
     tp_launch_u32(launch, (uint32_t)g->n);
     tp_launch_u32(launch, (uint32_t)g->a_stride_m);
