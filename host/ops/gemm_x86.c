@@ -51,11 +51,19 @@ struct shares {
     int64_t panels_per_group, group_columns, group_rows;
 };
 
+/* Every group that decodes needs room for a panel of its own, all together one allocation. */
+static int64_t most_groups(const struct tp_lower *lower, const struct tp_gemm *g, int64_t k_bound)
+{
+    const int64_t groups = tp_gemm_cpu_groups(lower), panel_bytes = rounded_up(k_bound) * TP_PANEL * 2;
+    if (g->b_layout != TP_LAYOUT_QUANT || lower->caps->max_alloc_bytes == 0) return groups;
+    return tp_gemm_max(1, tp_gemm_min(groups, (int64_t)(lower->caps->max_alloc_bytes / 2) / panel_bytes));
+}
+
 /* A group that decodes takes all rows of its panels, so that no panel is decoded twice. */
-static struct shares share_out(const struct tp_lower *lower, const struct tp_gemm *g, const char *tier)
+static struct shares share_out(const struct tp_lower *lower, const struct tp_gemm *g, int64_t k_bound, const char *tier)
 {
     const int64_t micro = strcmp(tier, "x86_amx") ? 12 : 32;
-    const int64_t groups = tp_gemm_cpu_groups(lower), panels = tp_gemm_ceil_div(g->n, TP_PANEL);
+    const int64_t groups = most_groups(lower, g, k_bound), panels = tp_gemm_ceil_div(g->n, TP_PANEL);
     struct shares shares = {.panels_per_group = tp_gemm_ceil_div(panels, groups), .group_rows = 1};
     shares.group_columns = tp_gemm_ceil_div(panels, shares.panels_per_group);
     if (g->b_layout != TP_LAYOUT_QUANT)
@@ -65,13 +73,13 @@ static struct shares share_out(const struct tp_lower *lower, const struct tp_gem
 
 size_t tp_gemm_x86_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
 {
-    return g->b_layout == TP_LAYOUT_QUANT ? (size_t)(tp_gemm_cpu_groups(lower) * rounded_up(g->k) * TP_PANEL) * 2 : 0;
+    return g->b_layout == TP_LAYOUT_QUANT ? (size_t)(most_groups(lower, g, g->k) * rounded_up(g->k) * TP_PANEL) * 2 : 0;
 }
 
 void tp_gemm_x86_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, const char *tier)
 {
     const struct tp_gemm *g = &piece->gemm;
-    const struct shares shares = share_out(lower, g, tier);
+    const struct shares shares = share_out(lower, g, piece->k_bound, tier);
     const bool quant = g->b_layout == TP_LAYOUT_QUANT, amx = !strcmp(tier, "x86_amx");
     struct tp_launch *launch = tp_lower_launch(lower, amx ? "x86_amx/gemm.cl" : "x86_bf16/gemm.cl", "gemm");
     if (quant) {
