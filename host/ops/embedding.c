@@ -21,20 +21,22 @@ static enum talpa_status lower(struct tp_lower *work, bool on_cpu)
 {
     const struct tp_type *type = tp_lower_out(work, 0), *table = tp_lower_in(work, 1);
     const size_t n_rows = (size_t)type->shape.dim[0], d = (size_t)type->shape.dim[1];
+    const bool quant = work->in_layout[1] == TP_LAYOUT_QUANT;
     const int n_parts = tp_lower_n_parts(work, 1);
     for (int part = 0; part < n_parts; part++) {
         int64_t first, n;
         tp_lower_part(work, 1, part, &first, &n);
         struct tp_launch *launch = tp_lower_launch(work, on_cpu ? "cpu/embedding.cl" : "generic/embedding.cl", "embedding");
         tp_launch_option(launch, "%s", tp_gemm_weight_option(table->dtype));
+        if (quant) tp_launch_option(launch, "-DTABLE_QUANT=1");
         tp_launch_read(work, launch, tp_in(0));
         tp_launch_read_part(work, launch, tp_in(1), part);
         tp_launch_write(work, launch, tp_out(0));
         tp_launch_step(launch);
         tp_launch_rows(launch, type);
         tp_launch_u32(launch, (uint32_t)d);
-        tp_launch_u32(launch, (uint32_t)first);
-        tp_launch_u32(launch, (uint32_t)n);
+        tp_launch_u32(launch, (uint32_t)(quant ? first * TP_PANEL : first));
+        tp_launch_u32(launch, (uint32_t)(quant ? n * TP_PANEL : n));
         if (on_cpu) {
             const uint32_t n_groups = tp_elementwise_row_shares((int64_t)n_rows, (int64_t)d);
             tp_launch_u32(launch, n_groups);
@@ -51,7 +53,19 @@ static enum talpa_status lower(struct tp_lower *work, bool on_cpu)
 static enum talpa_status lower_cpu(struct tp_lower *work) { return lower(work, true); }
 static enum talpa_status lower_generic(struct tp_lower *work) { return lower(work, false); }
 
-static const struct tp_variant variants[] = {{"cpu", NULL, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+/* A quantised table is mostly the output weight too: read in the layout of that product it is stored once. */
+static bool applies_quant(const struct tp_lower *lower) { return tp_gemm_wants_quant(lower, 1); }
+
+static void layouts_quant(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)lower;
+    (void)out;
+    in[1] = TP_LAYOUT_QUANT;
+}
+
+static const struct tp_variant variants[] = {{"cpu", applies_quant, layouts_quant, lower_cpu},
+                                             {"cpu", NULL, NULL, lower_cpu},
+                                             {"generic", NULL, NULL, lower_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)
 {
@@ -98,7 +112,7 @@ const struct tp_op tp_op_embedding = {
     .infer = infer,
     .no_gradient = "the table is frozen",
     .variants = variants,
-    .n_variants = 2,
+    .n_variants = sizeof variants / sizeof *variants,
     .cost = cost,
     .cases = cases,
     .n_cases = sizeof cases / sizeof *cases,

@@ -114,7 +114,7 @@ size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g
 {
     if (g->a_layout == TP_LAYOUT_ROW_BF16) return tp_gemm_x86_panel_bytes(lower, g);
     const struct tile tile = tile_of(lower);
-    return decodes(g) ? (size_t)(decoding_groups(lower, &tile, g->k) * tile.block_panels * panel_bytes(g->k)) : 0;
+    return decodes(g) && !tp_gemv_accepts(g) ? (size_t)(decoding_groups(lower, &tile, g->k) * tile.block_panels * panel_bytes(g->k)) : 0;
 }
 
 /* ---- launches ---- */
@@ -165,6 +165,7 @@ static void emit_skinny(struct tp_lower *lower, const struct tp_gemm_piece *piec
 
 void tp_gemm_cpu_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece)
 {
-    if (is_skinny(&piece->gemm)) emit_skinny(lower, piece);
+    if (tp_gemv_accepts(&piece->gemm)) tp_gemv_emit(lower, piece);
+    else if (is_skinny(&piece->gemm)) emit_skinny(lower, piece);
     else emit_panels(lower, piece);
 }

@@ -50,4 +50,15 @@ void tp_gemm_x86_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece,
 void tp_pack_rows_emit(struct tp_lower *source, struct tp_operand from, struct tp_lower *target, struct tp_operand to,
                        enum tp_step_word rows, int64_t m, int64_t n, int64_t stride);
 
+/* ---- gemv.c: few rows on the tier `cpu` ---- */
+
+enum { TP_GEMV_ROWS = 8 };
+
+/** Whether this is a product y = x W^T of at most TP_GEMV_ROWS rows (by its bound) with W in the layout quant or
+ *  in panels. */
+bool tp_gemv_accepts(const struct tp_gemm *gemm);
+
+/** The launch of one piece. */
+void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece);
+
 #endif

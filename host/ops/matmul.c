@@ -250,6 +250,16 @@ static const struct tp_case cases[] = {
     {.name = "3 rows of 130", .in = {ROWS(130, 33, true), MATRIX(70, 33, true), ROWS(130, 70, true)},
      .n_in = 3, .attrs = NT, .n_tokens = 3},
     {.name = "3 rows of 130, transposed", .in = {ROWS(130, 35, true), ROWS(130, 40, true), ABSENT}, .n_in = 3, .attrs = TN, .n_tokens = 3},
+    {.name = "1 row, q4_0", .in = {ROWS(1, 96, true), WEIGHT(TALPA_Q4_0, 70, 96), ABSENT}, .n_in = 3, .attrs = NT},
+    {.name = "4 rows of 8, q4_1", .in = {ROWS(8, 96, true), WEIGHT(TALPA_Q4_1, 70, 96), ROWS(8, 70, true)}, .n_in = 3, .attrs = NT, .n_tokens = 4},
+    {.name = "3 rows, q5_0", .in = {ROWS(3, 64, true), WEIGHT(TALPA_Q5_0, 33, 64), ABSENT}, .n_in = 3, .attrs = NT},
+    {.name = "6 rows of 8, q5_1", .in = {ROWS(8, 64, true), WEIGHT(TALPA_Q5_1, 33, 64), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 6},
+    {.name = "7 rows, q8_0", .in = {ROWS(7, 64, true), WEIGHT(TALPA_Q8_0, 96, 64), ROWS(7, 96, true)}, .n_in = 3, .attrs = NT},
+    {.name = "5 rows of 8, q4_k", .in = {ROWS(8, 256, true), WEIGHT(TALPA_Q4_K, 33, 256), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 5},
+    {.name = "2 rows, q5_k", .in = {ROWS(2, 256, true), WEIGHT(TALPA_Q5_K, 65, 256), ABSENT}, .n_in = 3, .attrs = NT},
+    {.name = "8 rows, q6_k", .in = {ROWS(8, 256, true), WEIGHT(TALPA_Q6_K, 33, 256), ABSENT}, .n_in = 3, .attrs = NT},
+    {.name = "3 rows, bf16", .in = {ROWS(3, 45, true), WEIGHT(TALPA_BF16, 70, 45), ABSENT}, .n_in = 3, .attrs = NT},
+    {.name = "1 row of 6, f32", .in = {ROWS(6, 33, true), WEIGHT(TALPA_F32, 70, 33), ROWS(6, 70, true)}, .n_in = 3, .attrs = NT, .n_tokens = 1},
     {.name = "3 rows of 130, q8_0", .in = {ROWS(130, 64, true), WEIGHT(TALPA_Q8_0, 96, 64), ABSENT}, .n_in = 3, .attrs = NT, .n_tokens = 3},
 };
 

@@ -1,8 +1,47 @@
-/* As generic/embedding.cl. Index map: one work-item per group, each takes a contiguous share of the rows of x. */
+/* As generic/embedding.cl; with -DTABLE_QUANT the table is in the layout `quant` (common/quant_panel.clh), first is a multiple of 32.
+ * Index map: one work-item per group, each takes a contiguous share of the rows of x. */
 #include "common/base.clh"
 #include "common/step.clh"
 #include "common/quant.clh"
 #include "common/vector.clh"
+#include "common/quant_panel.clh"
+
+#ifdef TABLE_QUANT
+/* Row j of a block to out: f16 scales one by one, as there are few. */
+static inline void block_row(__global float *out, __global const uchar *block, uint j)
+{
+    __global const uchar *levels = block + TP_QUANT_LEVELS + j;
+#ifdef TP_QUANT_F32_SCALES
+    __global const float *scales = (__global const float *)block;
+    const float scale = scales[j];
+#else
+    __global const half *scales = (__global const half *)block;
+    const float scale = vload_half(j, scales);
+#endif
+#ifdef TP_QUANT_TWO_SCALES
+    const float scale_b = scales[32 + j];
+#else
+    const float scale_b = scale;
+#endif
+#if !defined(TP_QUANT_HAS_SHIFT)
+    const float shift = 0.0f;
+#elif defined(TP_QUANT_F32_SCALES)
+    const float shift = scales[32 + j];
+#else
+    const float shift = vload_half(32 + j, scales);
+#endif
+    for (uint c = 0; c < 16; c++) {
+#ifdef TP_QUANT_IS_NIBBLE
+        const uint both = levels[c * 32];
+        out[c] = scale * (float)QUANT_CENTRED((int)(both & 15)) - shift;
+        out[c + 16] = scale * (float)QUANT_CENTRED((int)(both >> 4)) - shift;
+#else
+        out[c] = scale * (float)(quant_byte)levels[c * 32] - shift;
+        out[c + 16] = scale_b * (float)(quant_byte)levels[(c + 16) * 32] - shift;
+#endif
+    }
+}
+#endif
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void embedding(__global const int *ids, __global const tp_weight *table,
                                                                        __global float *x, __global const uint *step, uint symbol,
@@ -14,6 +53,10 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void embedding(__global 
         const uint id = (uint)ids[t] - first;
         if (id >= n_rows) continue;
         __global float *out = x + (size_t)t * d;
+#ifdef TABLE_QUANT
+        __global const uchar *panel = table + (size_t)(id / 32) * (d / 32) * TP_QUANT_BLOCK_BYTES;
+        for (uint b = 0; b < d / 32; b++) block_row(out + b * 32, panel + (size_t)b * TP_QUANT_BLOCK_BYTES, id % 32);
+#else
         const ulong row = (ulong)id * d;
 #ifdef TP_WEIGHT_BLOCK_BYTES
         for (uint j = 0; j < d; j += 32) {
@@ -23,6 +66,7 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void embedding(__global 
         }
 #else
         for (uint j = 0; j < d; j++) out[j] = tp_weight_at(table, row + j);
+#endif
 #endif
     }
 }
