@@ -13,6 +13,7 @@
 #include "talpa/route.h"
 #include "talpa/status.h"
 #include "talpa/train.h"
+#include "talpa/tune.h"
 #include "talpa/types.h"
 #include "talpa/verify.h"
 

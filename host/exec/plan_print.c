@@ -3,6 +3,7 @@
 
 #include "base/hash.h"
 #include "plan.h"
+#include "runtime/tuning.h"
 
 static size_t groups_of(const struct tp_launch *launch)
 {
@@ -108,6 +109,12 @@ uint64_t tp_plan_digest(const struct tp_plan *plan)
     caps.clock_mhz = 0;
     caps.global_mem_bytes = caps.max_alloc_bytes = 0;
     item.digest = tp_hash_bytes(&caps, sizeof caps);
+    int n_tunables;
+    const struct tp_tunable *tunables = tp_tuning_list(plan->options.tuning, &n_tunables);
+    for (int i = 0; i < n_tunables; i++) {
+        item.options = tp_hash_bytes(tunables[i].value, strlen(tunables[i].value));
+        item.digest = tp_hash_bytes(&item, sizeof item);
+    }
     for (int p = 0; p < TP_N_PHASES; p++) {
         for (int i = 0; i < plan->phase[p].n; i++) {
             const struct tp_launch *launch = &plan->phase[p].item[i];

@@ -48,10 +48,13 @@ static bool has_feature(const struct talpa_device_caps *caps, const char *name)
     return false;
 }
 
-/* 24 of 32 registers hold sums with AVX-512 (and on processors that say nothing), 12 of 16 where vectors have 8 floats at most. */
-static struct tile tile_of(const struct tp_lower *lower)
+/* 24 of 32 registers hold sums with AVX-512 (and on processors that say nothing), 12 of 16 where vectors have 8 floats at most. Rows that lie
+ * a multiple of 4096 bytes apart share a set of a first cache of 8 ways, which 12 of them thrash: then 6 rows, twice as wide. */
+static struct tile tile_of(const struct tp_lower *lower, const struct tp_gemm *g)
 {
+    enum { ALIASED = 1024 };
     struct tile tile = {.rows = 12, .vectors = 2, .width = 16};
+    if (g->a_stride_m > 0 && g->a_stride_m % ALIASED == 0) tile = (struct tile){.rows = 6, .vectors = 4, .width = 16};
     if (has_feature(lower->caps, "avx") && !has_feature(lower->caps, "avx512f")) tile = (struct tile){.rows = 6, .vectors = 2, .width = 8};
     int rows, vectors, width;
     if (sscanf(tp_tuning_word(lower->options->tuning, source, "TILE"), "%dx%dx%d", &rows, &vectors, &width) == 3)
@@ -113,7 +116,7 @@ static struct shares share_out(const struct tp_lower *lower, const struct tp_gem
 size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
 {
     if (g->a_layout == TP_LAYOUT_ROW_BF16) return tp_gemm_x86_panel_bytes(lower, g);
-    const struct tile tile = tile_of(lower);
+    const struct tile tile = tile_of(lower, g);
     return decodes(g) && !tp_gemv_accepts(g) ? (size_t)(decoding_groups(lower, &tile, g->k) * tile.block_panels * panel_bytes(g->k)) : 0;
 }
 
@@ -122,7 +125,7 @@ size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g
 static void emit_panels(struct tp_lower *lower, const struct tp_gemm_piece *piece)
 {
     const struct tp_gemm *g = &piece->gemm;
-    const struct tile tile = tile_of(lower);
+    const struct tile tile = tile_of(lower, g);
     const struct shares shares = share_out(lower, g, &tile, piece->k_bound);
     struct tp_launch *launch = tp_lower_launch(lower, source, "gemm");
     tp_launch_option(launch, "-DROWS=%d -DVECTORS=%d -DWIDTH=%d", tile.rows, tile.vectors, tile.width);

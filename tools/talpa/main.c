@@ -19,6 +19,7 @@ static const struct verb verbs[] = {
     {"chat", cmd_chat, "a conversation"},
     {"score", cmd_score, "log-probabilities of given completions"},
     {"verify", cmd_verify, "does this device compute what the ops are defined to compute?"},
+    {"tune", cmd_tune, "find the fastest kernel parameters on this device"},
     {"bench", cmd_bench, "how fast are products, ops, training and generation here?"},
     {"doctor", cmd_doctor, "what OpenCL finds on this machine, and what is missing"},
     {"export", cmd_export, "an adapter for other programs: PEFT or GGUF"},
@@ -44,7 +45,7 @@ static void print_help(FILE *file)
 
 static int fail_unknown(const char *word)
 {
-    static const char *const later[] = {"serve", "tune", "cache"};
+    static const char *const later[] = {"serve", "cache"};
     const char *names[N_VERBS + 2] = {[N_VERBS] = "--help", [N_VERBS + 1] = "--version"};
     char known[32 * N_VERBS] = "";
     for (size_t i = 0; i < N_VERBS; ++i) {
