@@ -128,7 +128,7 @@ static void check_gradient(struct gradient *g, int j, double *const *out)
     struct tp_trial *trial = g->trial;
     const int input = g->input[j];
     const int64_t n = tp_type_elements(&trial->run_type[input]);
-    const double tolerance = trial->test->grad_tolerance > 0 ? trial->test->grad_tolerance : 1e-3;
+    const double tolerance = tp_trial_tolerance(trial, trial->test->grad_tolerance > 0 ? trial->test->grad_tolerance : 1e-3);
     const int samples = n < n_samples(g) ? (int)n : n_samples(g);
     double want[MAX_SAMPLES], scale = 0, worst = 0;
     int64_t at[MAX_SAMPLES];

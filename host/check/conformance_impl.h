@@ -40,6 +40,9 @@ enum talpa_status tp_trial_outputs(struct tp_trial *trial, double *out[TP_MAX_OU
 /** Runs the op's reference on the inputs as they are now. */
 void tp_trial_reference(const struct tp_trial *trial, double *const out[TP_MAX_OUT]);
 
+/** The tolerance of a check, raised to 2^-8 for an op that rounds inside on the matrix tier that is checked. */
+double tp_trial_tolerance(const struct tp_trial *trial, double tolerance);
+
 /** Standard normal number `i` of stream `stream`. */
 double tp_trial_normal(const struct tp_trial *trial, uint32_t stream, uint64_t i);
 /** Uniform in [0, 1). */

@@ -98,6 +98,8 @@ struct work {
     struct tp_lower *lower;
     const char *tier, *source; /* of the products and of the passes over logits */
     bool on_cpu, keeps;        /* keeps: `expected` is wanted */
+    bool in_bf16;              /* a matrix tier: rows and exponentials are rounded before they are multiplied */
+    struct tp_operand x_bf16, exponentials_bf16; /* scratch for that */
     const struct tp_type *hidden, *weight, *rows;
     int64_t block, stride; /* columns of a block of logits, elements between its rows */
     struct tp_operand x, logits, state; /* scratch: gathered rows, logits, what is kept per row between blocks */
@@ -109,10 +111,12 @@ static const char *const GENERIC = "generic/linear_cross_entropy.cl";
 
 static bool keeps_expected(const struct tp_lower *lower) { return tp_graph_is_read(lower->graph, lower->node->out[EXPECTED]); }
 
-static struct work begin(struct tp_lower *lower, bool on_cpu)
+static struct work begin(struct tp_lower *lower, const char *tier)
 {
+    const bool on_cpu = strcmp(tier, "generic") != 0;
     struct work work = {.lower = lower,
-                        .tier = on_cpu ? "cpu" : "generic",
+                        .tier = tier,
+                        .in_bf16 = on_cpu && strcmp(tier, "cpu"),
                         .source = on_cpu ? "cpu/linear_cross_entropy.cl" : GENERIC,
                         .on_cpu = on_cpu,
                         .keeps = keeps_expected(lower),
@@ -189,7 +193,9 @@ static void reserve_panels(struct work *work)
     };
     size_t most = 0;
     for (int i = 0; i < (work->keeps ? 4 : 2); i++) {
-        const size_t n_bytes = tp_gemm_panel_bytes(work->lower, &products[i]);
+        struct tp_gemm product = products[i];
+        if (work->in_bf16) product.a_layout = TP_LAYOUT_ROW_BF16;
+        const size_t n_bytes = tp_gemm_panel_bytes(work->lower, &product);
         if (n_bytes > most) most = n_bytes;
     }
     if (work->on_cpu && most) work->panels = tp_scratch(tp_lower_scratch(work->lower, most));
@@ -274,17 +280,32 @@ static void emit_finish(struct work *work)
     tp_launch_cost(launch, 4.0 * (double)work->rows->shape.dim[0], 20.0 * (double)work->rows->shape.dim[0]);
 }
 
-static enum talpa_status lower_forward(struct tp_lower *lower, bool on_cpu)
+static void reserve_bf16(struct work *work)
 {
-    struct work work = begin(lower, on_cpu);
+    if (!work->in_bf16) return;
+    const struct tp_gemm logits = describe_logits(work, 0, work->block), expected = describe_expected(work, 0, work->block);
+    work->x_bf16 = tp_scratch(tp_lower_scratch(work->lower, tp_gemm_row_bytes(&logits)));
+    if (work->keeps) work->exponentials_bf16 = tp_scratch(tp_lower_scratch(work->lower, tp_gemm_row_bytes(&expected)));
+}
+
+static enum talpa_status lower_forward(struct tp_lower *lower, const char *tier)
+{
+    struct work work = begin(lower, tier);
     const int64_t vocabulary = work.weight->shape.dim[0];
     reserve_panels(&work);
+    reserve_bf16(&work);
     emit_gather(&work);
+    struct tp_gemm rows = describe_logits(&work, 0, work.block);
+    if (work.in_bf16) tp_gemm_rows_emit(lower, &rows, work.x_bf16);
     for (int64_t first = 0; first < vocabulary; first += work.block) {
         const int64_t n = vocabulary - first < work.block ? vocabulary - first : work.block;
-        const struct tp_gemm logits = describe_logits(&work, first, n), expected = describe_expected(&work, first, n);
+        struct tp_gemm logits = describe_logits(&work, first, n), expected = describe_expected(&work, first, n);
+        logits.a = rows.a;
+        logits.a_layout = rows.a_layout;
+        logits.a_stride_m = rows.a_stride_m;
         TP_TRY(tp_gemm_emit(lower, &logits, work.tier));
         emit_exponentials(&work, first, n);
+        if (work.keeps && work.in_bf16) tp_gemm_rows_emit(lower, &expected, work.exponentials_bf16);
         if (work.keeps) TP_TRY(tp_gemm_emit(lower, &expected, work.tier));
     }
     if (work.keeps) emit_normalise(&work);
@@ -367,15 +388,70 @@ static void layouts_backward(const struct tp_lower *lower, enum tp_layout *in, e
     in[B_WEIGHT] = layout_of(lower, true);
 }
 
-static enum talpa_status lower_forward_cpu(struct tp_lower *lower) { return lower_forward(lower, true); }
-static enum talpa_status lower_forward_generic(struct tp_lower *lower) { return lower_forward(lower, false); }
+/* The matrix tiers, as in matmul: AVX512-BF16 decodes quantised weights as it goes, AMX wants tiles unless asked otherwise. */
+static bool applies_x86(const struct tp_lower *lower)
+{
+    return tp_graph_value(lower->graph, lower->node->in[1])->kind == TP_WEIGHT && tp_lower_in(lower, ROWS)->shape.dim[0] > TP_GEMM_FEW_ROWS;
+}
+
+static bool keeps_quant(const struct tp_lower *lower, bool decodes)
+{
+    return (decodes || lower->options->base_dtype == TP_BASE_NATIVE) && tp_gemm_wants_quant(lower, 1);
+}
+
+static void choose_forward(const struct tp_lower *lower, enum tp_layout *in, bool decodes)
+{
+    const bool quant = keeps_quant(lower, decodes);
+    in[WEIGHT] = quant ? TP_LAYOUT_QUANT : TP_LAYOUT_TILE_BF16;
+    in[WEIGHT_T] = quant ? TP_LAYOUT_QUANT : keeps_expected(lower) ? TP_LAYOUT_TILE_T_BF16 : TP_LAYOUT_TILE_BF16;
+}
+
+static void layouts_forward_amx(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)out;
+    choose_forward(lower, in, false);
+}
+
+static void layouts_forward_bf16(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)out;
+    choose_forward(lower, in, true);
+}
+
+/* The row of a label comes from the file's rows where the products have tiles. */
+static void layouts_backward_amx(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)out;
+    if (keeps_quant(lower, false)) in[B_WEIGHT] = TP_LAYOUT_QUANT;
+}
+
+static void layouts_backward_bf16(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)out;
+    if (keeps_quant(lower, true)) in[B_WEIGHT] = TP_LAYOUT_QUANT;
+}
+
+static bool applies_backward_x86(const struct tp_lower *lower)
+{
+    return tp_graph_value(lower->graph, lower->node->in[B_WEIGHT])->kind == TP_WEIGHT &&
+           tp_lower_in(lower, B_ROWS)->shape.dim[0] > TP_GEMM_FEW_ROWS;
+}
+
+static enum talpa_status lower_forward_amx(struct tp_lower *lower) { return lower_forward(lower, "x86_amx"); }
+static enum talpa_status lower_forward_bf16(struct tp_lower *lower) { return lower_forward(lower, "x86_bf16"); }
+static enum talpa_status lower_forward_cpu(struct tp_lower *lower) { return lower_forward(lower, "cpu"); }
+static enum talpa_status lower_forward_generic(struct tp_lower *lower) { return lower_forward(lower, "generic"); }
 static enum talpa_status lower_backward_cpu(struct tp_lower *lower) { return lower_backward(lower, true); }
 static enum talpa_status lower_backward_generic(struct tp_lower *lower) { return lower_backward(lower, false); }
 
-static const struct tp_variant variants[] = {{"cpu", applies_cpu, layouts_forward, lower_forward_cpu},
+static const struct tp_variant variants[] = {{"x86_amx", applies_x86, layouts_forward_amx, lower_forward_amx},
+                                             {"x86_bf16", applies_x86, layouts_forward_bf16, lower_forward_bf16},
+                                             {"cpu", applies_cpu, layouts_forward, lower_forward_cpu},
                                              {"cpu", NULL, NULL, lower_forward_cpu},
                                              {"generic", NULL, NULL, lower_forward_generic}};
-static const struct tp_variant backward_variants[] = {{"cpu", applies_cpu, layouts_backward, lower_backward_cpu},
+static const struct tp_variant backward_variants[] = {{"x86_amx", applies_backward_x86, layouts_backward_amx, lower_backward_cpu},
+                                                      {"x86_bf16", applies_backward_x86, layouts_backward_bf16, lower_backward_cpu},
+                                                      {"cpu", applies_cpu, layouts_backward, lower_backward_cpu},
                                                       {"cpu", NULL, NULL, lower_backward_cpu},
                                                       {"generic", NULL, NULL, lower_backward_generic}};
 
@@ -514,6 +590,7 @@ const struct tp_op tp_op_linear_cross_entropy = {
     .n_variants = sizeof variants / sizeof *variants,
     .cost = cost,
     .for_gradient = {[EXPECTED] = true},
+    .rounds_inside = true,
     .cases = cases,
     .n_cases = sizeof cases / sizeof *cases,
     .reference = reference,
