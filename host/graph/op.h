@@ -124,7 +124,8 @@ struct tp_op {
     /** Groups that start from a node of this op, best first (graph/fusion.h). */
     const struct tp_fusion *fusions;
     int n_fusions;
-    /** On a matrix tier, values that the op makes itself are rounded to bf16: the check of those tiers allows it 2^-8. */
+    /** On a matrix tier, values that the op makes itself, or weights in some layouts only, are rounded to bf16: the check of those tiers
+     *  allows it 2^-8. */
     bool rounds_inside;
     const struct tp_case *cases;
     int n_cases;

@@ -605,6 +605,7 @@ const struct tp_op tp_op_linear_cross_entropy_backward = {
     .variants = backward_variants,
     .n_variants = sizeof backward_variants / sizeof *backward_variants,
     .cost = cost_backward,
+    .rounds_inside = true, /* tiles hold the row of the label rounded, the layout quant holds it exactly */
     .cases = backward_cases,
     .n_cases = sizeof backward_cases / sizeof *backward_cases,
     .reference = reference_backward,

@@ -143,6 +143,6 @@ static enum talpa_status lower_products(struct tp_lower *lower)
 static const struct tp_variant variants[] = {{"cpu", applies, layouts, lower_products}};
 
 const struct tp_fusion tp_norm_fusions[TP_N_NORM_FUSIONS] = {
-    {.name = "norm, gate, up and activation", .match = match_gated, .variants = variants, .n_variants = 1},
+    {.name = "norm and gated activation", .match = match_gated, .variants = variants, .n_variants = 1},
     {.name = "norm and products", .match = match_products, .variants = variants, .n_variants = 1},
 };

@@ -241,9 +241,9 @@ SINGLE void lora_combine_sparse(__global const uint *step, uint rows_symbol, uin
                         const uint q = j;
                         MULTIPLY_4x6(p, q)
                     }
-#define KEEP(i) \
+#define PUT_BACK(i) \
     sum##i[0] = c##i##0, sum##i[1] = c##i##1, sum##i[2] = c##i##2, sum##i[3] = c##i##3, sum##i[4] = c##i##4, sum##i[5] = c##i##5;
-                    FOR4(KEEP)
+                    FOR4(PUT_BACK)
                 } else {
                     for (uint v = 0; v < n_vectors; ++v) {
                         float16 c0 = sum0[v], c1 = sum1[v], c2 = sum2[v], c3 = sum3[v];
