@@ -61,6 +61,15 @@ TILE(tile_12, ROWS12, EACH24)
 TILE(tile_8, ROWS8, EACH16)
 TILE(tile_4, ROWS4, EACH8)
 
+/* Asks for a tile's lines of c and out before its sums are made: a training step keeps what it writes, so they are rarely in a cache. */
+static inline void fetch_tile(__global const float *c, __global float *out, uint rows, size_t out_stride, uint add)
+{
+    for (uint i = 0; i < rows; i++) {
+        __asm__ volatile("prefetchw (%0)\n\tprefetchw 64(%0)" : : "r"(out + i * out_stride));
+        if (add) __asm__ volatile("prefetcht0 (%0)\n\tprefetcht0 64(%0)" : : "r"(c + i * out_stride));
+    }
+}
+
 static void gemm_rows(__global const ushort *a, ulong a_stride_m, __global const ushort *panel, uint blocks, __global const float *c,
                       __global float *out, uint rows, uint columns, size_t out_stride, uint add)
 {
@@ -69,6 +78,7 @@ static void gemm_rows(__global const ushort *a, ulong a_stride_m, __global const
         const uint count = min(12u, rows - row);
         __global const ushort *from = a + row * a_stride_m;
         const size_t to = row * out_stride;
+        fetch_tile(c + to, out + to, count, out_stride, add);
         if (count > 8) tile_12(from, a_stride_m * 2, panel, blocks, sums);
         else if (count > 4) tile_8(from, a_stride_m * 2, panel, blocks, sums);
         else tile_4(from, a_stride_m * 2, panel, blocks, sums);
