@@ -30,6 +30,7 @@ struct tp_kernel {
     const struct tp_device *device;
     cl_kernel handle;
     cl_uint n_args;
+    struct tp_kernel_arg *held; /* [n_args] what `handle` was last given by value or as local memory; buffers are not remembered */
     struct tp_kernel *next;
 };
 

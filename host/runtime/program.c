@@ -24,6 +24,7 @@ static void free_program(struct tp_program *program)
         program->kernels = kernel->next;
         clReleaseKernel(kernel->handle);
         free(kernel->name);
+        free(kernel->held);
         free(kernel);
     }
     if (program->handle) clReleaseProgram(program->handle);
@@ -166,15 +167,17 @@ static enum talpa_status create_kernel(struct tp_kernel **out, const struct tp_d
     char *text = copy_text(name);
     cl_uint n_args = 0;
     code = clGetKernelInfo(handle, CL_KERNEL_NUM_ARGS, sizeof n_args, &n_args, NULL);
-    if (!kernel || !text || code != CL_SUCCESS) {
+    struct tp_kernel_arg *held = code == CL_SUCCESS ? calloc((size_t)n_args + 1, sizeof *held) : NULL;
+    if (!kernel || !text || !held) {
         clReleaseKernel(handle);
+        free(held);
         free(kernel);
         free(text);
         return code == CL_SUCCESS ? tp_fail_memory("kernel", sizeof *kernel)
                                   : tp_fail_opencl(TALPA_E_DEVICE, code, NULL, "kernel '%s' of %s: its arguments cannot be counted: %s",
                                                    name, program->path, tp_opencl_error_name(code));
     }
-    *kernel = (struct tp_kernel){.name = text, .program = program, .device = device, .handle = handle, .n_args = n_args};
+    *kernel = (struct tp_kernel){.name = text, .program = program, .device = device, .handle = handle, .n_args = n_args, .held = held};
     kernel->next = program->kernels;
     program->kernels = kernel;
     *out = kernel;

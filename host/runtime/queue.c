@@ -41,6 +41,14 @@ static enum talpa_status fail_launch(const struct tp_kernel *kernel, const char 
                           tp_opencl_error_name(code), code);
 }
 
+static bool is_held(const struct tp_kernel_arg *held, const struct tp_kernel_arg *arg)
+{
+    if (held->type != arg->type) return false;
+    if (arg->type == TP_KERNEL_ARG_LOCAL) return held->value.local_bytes == arg->value.local_bytes;
+    return arg->type == TP_KERNEL_ARG_BYTES && held->n_bytes == arg->n_bytes && memcmp(held->value.bytes, arg->value.bytes, arg->n_bytes) == 0;
+}
+
+/* Sets what differs from the launch before. A buffer is always set: another one may have come to live at its address. */
 static enum talpa_status set_args(const struct tp_kernel *kernel, const struct tp_kernel_arg *args, size_t n_args, const char *label)
 {
     const char *name = label && *label ? label : "launch";
@@ -50,6 +58,7 @@ static enum talpa_status set_args(const struct tp_kernel *kernel, const struct t
     for (size_t i = 0; i < n_args; ++i) {
         const struct tp_kernel_arg *arg = &args[i];
         cl_int code = CL_INVALID_ARG_VALUE;
+        if (is_held(&kernel->held[i], arg)) continue;
         switch (arg->type) {
         case TP_KERNEL_ARG_BUFFER: {
             const struct tp_buffer *buffer = arg->value.buffer;
@@ -68,6 +77,7 @@ static enum talpa_status set_args(const struct tp_kernel *kernel, const struct t
         if (code != CL_SUCCESS)
             return tp_fail_opencl(TALPA_E_INTERNAL, code, NULL, "%s: kernel %s of %s refuses argument %zu: %s (%d)", name, kernel->name,
                                   kernel->program->path, i, tp_opencl_error_name(code), code);
+        kernel->held[i] = *arg;
     }
     return TALPA_OK;
 }
