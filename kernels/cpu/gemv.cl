@@ -20,18 +20,6 @@ typedef float element;
 #define LOAD16(i, p) vload16(i, p)
 #endif
 
-/* Hardware prefetching starts anew in every page of 4 KiB; 2 KiB ahead hides that. Where the builtin is unknown nothing is lost but speed.
- * A prefetch past the end of a buffer is harmless. */
-#define AHEAD 2048
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_prefetch)
-#define PREFETCH(p) __builtin_prefetch((const void *)(size_t)(p), 0, 3)
-#endif
-#endif
-#ifndef PREFETCH
-#define PREFETCH(p)
-#endif
-
 /* Chain y<i>_<h>: row i of a, half h of the panel; PAIR: one row, y<p>_<h> for panel p. */
 #define ROWS1(X) X(0)
 #define ROWS2(X) X(0) X(1)
@@ -70,7 +58,7 @@ typedef float element;
     const float16 w##p##_0 = QUANT_VALUE(convert_float16(LEVELS(block + from, 0)), scale##p##_0, shift##p##_0);         \
     const float16 w##p##_1 = QUANT_VALUE(convert_float16(LEVELS(block + from, 1)), scale##p##_1, shift##p##_1);
 #define FETCH(p, block) \
-    for (uint i = 0; i < TP_QUANT_BLOCK_BYTES; i += 64) PREFETCH(block + AHEAD + i);
+    for (uint i = 0; i < TP_QUANT_BLOCK_BYTES; i += 64) TP_PREFETCH(block + TP_AHEAD + i);
 #define CONTRACT(PANELS, PRODUCTS)                                                       \
     for (uint at = 0; at < k; b += TP_QUANT_BLOCK_BYTES) {                               \
         PANELS(FETCH)                                                                    \

@@ -6,7 +6,8 @@
  * Weights lie in panels of 32 rows: blocks of the layout `quant` (QUANT and TP_WEIGHT_<T>), else f32 or bf16 (B_BF16). At most 8 rows at run
  * time; k is a multiple of 32. Every sum is one f32 chain of fma in ascending k: the bits of rms_norm, gemm and swiglu one by one.
  * Index map: one work-item per group; the panels of all weights are numbered through and each group takes a contiguous share. It makes r
- * for all rows and normalises 32 columns at a time, which costs little beside decoding 32 rows of a weight. */
+ * for all rows and normalises 32 columns at a time, which costs little beside decoding 32 rows of a weight. A chain waits for its last step,
+ * so a single row takes two panels at a time (those of gate and up, else neighbours): four chains side by side. */
 #include "common/base.clh"
 #include "common/step.clh"
 #include "common/vector.clh"
@@ -102,10 +103,66 @@ TILE(tile_1, EACH1, 1)
 TILE(tile_4, EACH4, 4)
 TILE(tile_8, EACH8, 8)
 
-static inline void panel_product(__private float *sums, __global const float *x, __global const float *norm, __private const float *r,
-                                 __global const stored *b, uint panel, uint rows, uint k)
+/* One row, two panels. */
+#define PAIR(column, b0_0, b0_1, b1_0, b1_1)                                                                               \
+    {                                                                                                                      \
+        const float16 v = (float16)(y[column]);                                                                            \
+        c0_0 = fma(v, b0_0, c0_0);                                                                                         \
+        c0_1 = fma(v, b0_1, c0_1);                                                                                         \
+        c1_0 = fma(v, b1_0, c1_0);                                                                                         \
+        c1_1 = fma(v, b1_1, c1_1);                                                                                         \
+    }
+#ifdef QUANT
+#define PAIR_COLUMNS(first)                                                                                                \
+    {                                                                                                                      \
+        const float16 scale0_0 = tp_quant_scale(b0, 0, first / 16), scale0_1 = tp_quant_scale(b0, 1, first / 16);          \
+        const float16 scale1_0 = tp_quant_scale(b1, 0, first / 16), scale1_1 = tp_quant_scale(b1, 1, first / 16);          \
+        _Pragma("unroll 4") for (uint c = 0; c < 16; c++)                                                                  \
+        {                                                                                                                  \
+            __global const uchar *levels = b0 + TP_QUANT_LEVELS;                                                           \
+            const float16 p = QUANT_VALUE(convert_float16(LEVELS(0, first)), scale0_0, shift0_0);                          \
+            const float16 q = QUANT_VALUE(convert_float16(LEVELS(1, first)), scale0_1, shift0_1);                          \
+            levels = b1 + TP_QUANT_LEVELS;                                                                                 \
+            const float16 s = QUANT_VALUE(convert_float16(LEVELS(0, first)), scale1_0, shift1_0);                          \
+            const float16 t = QUANT_VALUE(convert_float16(LEVELS(1, first)), scale1_1, shift1_1);                          \
+            PAIR(first + c, p, q, s, t)                                                                                    \
+        }                                                                                                                  \
+    }
+#endif
+static inline void tile_pair(__private float *sums0, __private float *sums1, __global const float *x, __global const float *norm, float r,
+                             __global const stored *b0, __global const stored *b1, uint k)
 {
-    b += (size_t)panel * (k / 32) * PANEL_STEP;
+    float y[32];
+    float16 c0_0 = (float16)(0.0f), c0_1 = c0_0, c1_0 = c0_0, c1_1 = c0_0;
+    for (uint at = 0; at < k; at += 32) {
+        *(private_float16 *)y = tp_load16(x + at) * r * tp_load16(norm + at);
+        *(private_float16 *)(y + 16) = tp_load16(x + at + 16) * r * tp_load16(norm + at + 16);
+#ifdef QUANT
+        for (uint i = 0; i < TP_QUANT_BLOCK_BYTES; i += 64) {
+            TP_PREFETCH(b0 + TP_AHEAD + i);
+            TP_PREFETCH(b1 + TP_AHEAD + i);
+        }
+        const float16 shift0_0 = tp_quant_shift(b0, 0), shift0_1 = tp_quant_shift(b0, 1);
+        const float16 shift1_0 = tp_quant_shift(b1, 0), shift1_1 = tp_quant_shift(b1, 1);
+        (void)shift0_0, (void)shift0_1, (void)shift1_0, (void)shift1_1;
+        PAIR_COLUMNS(0)
+        PAIR_COLUMNS(16)
+#else
+        for (uint column = 0; column < 32; column++)
+            PAIR(column, LOAD16(b0 + column * 32), LOAD16(b0 + column * 32 + 16), LOAD16(b1 + column * 32), LOAD16(b1 + column * 32 + 16))
+#endif
+        b0 += PANEL_STEP;
+        b1 += PANEL_STEP;
+    }
+    *(private_float16 *)sums0 = c0_0;
+    *(private_float16 *)(sums0 + 16) = c0_1;
+    *(private_float16 *)sums1 = c1_0;
+    *(private_float16 *)(sums1 + 16) = c1_1;
+}
+
+static inline void panel_product(__private float *sums, __global const float *x, __global const float *norm, __private const float *r,
+                                 __global const stored *b, uint rows, uint k)
+{
     if (rows == 1) tile_1(sums, x, norm, r, b, rows, k);
     else if (rows <= 4) tile_4(sums, x, norm, r, b, rows, k);
     else tile_8(sums, x, norm, r, b, rows, k);
@@ -162,39 +219,48 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void norm_products(
     for (uint t = 0; t < (group == 0 ? rows : 0); t++)
         for (uint j = 0; j < k; j += 16) tp_store16(tp_load16(x + (size_t)t * k + j) * r[t] * tp_load16(norm + j), stored_norm + (size_t)t * k + j);
 #endif
+    const size_t panel = (size_t)(k / 32) * PANEL_STEP;
     const uint panels0 = (n0 + 31) / 32;
+    float sums1[MAX_ROWS * 32];
 #ifdef GATED
     const uint end = tp_share_rows(panels0, n_groups, group + 1);
     for (uint p = tp_share_rows(panels0, n_groups, group); p < end; p++) {
-        float up[MAX_ROWS * 32];
-        panel_product(sums, x, norm, r, w0, p, rows, k);
-        panel_product(up, x, norm, r, w1, p, rows, k);
+        if (rows == 1) {
+            tile_pair(sums, sums1, x, norm, r[0], w0 + p * panel, w1 + p * panel, k);
+        } else {
+            panel_product(sums, x, norm, r, w0 + p * panel, rows, k);
+            panel_product(sums1, x, norm, r, w1 + p * panel, rows, k);
+        }
         for (uint i = 0; i < rows * 32; i += 16) {
             const float16 g = vload16(0, sums + i);
-            *(private_float16 *)(sums + i) = g / (1.0f + exp(-GATED(g))) * vload16(0, up + i);
+            *(private_float16 *)(sums + i) = g / (1.0f + exp(-GATED(g))) * vload16(0, sums1 + i);
         }
         put(out0, sums, p, rows, n0);
     }
 #else
     const uint panels1 = panels0 + (n1 + 31) / 32, panels = panels1 + (n2 + 31) / 32;
+#if N_WEIGHTS == 1
+#define PANEL(p) (w0 + (p) * panel)
+#define PUT(p, sums) put(out0, sums, p, rows, n0)
+#elif N_WEIGHTS == 2
+#define PANEL(p) ((p) < panels0 ? w0 + (p) * panel : w1 + ((p) - panels0) * panel)
+#define PUT(p, sums) (p) < panels0 ? put(out0, sums, p, rows, n0) : put(out1, sums, (p) - panels0, rows, n1)
+#else
+#define PANEL(p) ((p) < panels0 ? w0 + (p) * panel : (p) < panels1 ? w1 + ((p) - panels0) * panel : w2 + ((p) - panels1) * panel)
+#define PUT(p, sums) \
+    (p) < panels0 ? put(out0, sums, p, rows, n0) : (p) < panels1 ? put(out1, sums, (p) - panels0, rows, n1) : put(out2, sums, (p) - panels1, rows, n2)
+#endif
     const uint end = tp_share_rows(panels, n_groups, group + 1);
     for (uint p = tp_share_rows(panels, n_groups, group); p < end; p++) {
-        if (p < panels0) {
-            panel_product(sums, x, norm, r, w0, p, rows, k);
-            put(out0, sums, p, rows, n0);
+        if (rows == 1 && p + 1 < end) {
+            tile_pair(sums, sums1, x, norm, r[0], PANEL(p), PANEL(p + 1), k);
+            PUT(p, sums);
+            p++;
+            PUT(p, sums1);
+        } else {
+            panel_product(sums, x, norm, r, PANEL(p), rows, k);
+            PUT(p, sums);
         }
-#if N_WEIGHTS > 1
-        else if (p < panels1) {
-            panel_product(sums, x, norm, r, w1, p - panels0, rows, k);
-            put(out1, sums, p - panels0, rows, n1);
-        }
-#endif
-#if N_WEIGHTS > 2
-        else {
-            panel_product(sums, x, norm, r, w2, p - panels1, rows, k);
-            put(out2, sums, p - panels1, rows, n2);
-        }
-#endif
     }
 #endif
 }
