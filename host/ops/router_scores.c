@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "ops/elementwise.h"
+#include "ops/router_experts.h"
 
 extern const struct tp_op tp_op_router_scores, tp_op_router_scores_backward;
 
@@ -318,6 +319,8 @@ const struct tp_op tp_op_router_scores = {
     .gradient = gradient,
     .variants = variants,
     .n_variants = 2,
+    .fusions = &tp_router_experts_fusion,
+    .n_fusions = 1,
     .cost = cost,
     .cases = cases,
     .n_cases = sizeof cases / sizeof *cases,

@@ -302,10 +302,93 @@ static void test_gated(void **unused)
     check_products(&(struct products){TALPA_F32, 2, 1, false, 5});
 }
 
+/* ---- router, threshold gate and experts ---- */
+
+enum { X_WIDTH = 112, Y_WIDTH = 208, N_EXPERTS = 5, RANK = 3, N_ALL = N_EXPERTS * RANK };
+
+struct routed {
+    float y[BOUND * Y_WIDTH];
+    int n_launches, n_groups;
+};
+
+static talpa_value input(struct talpa_graph *graph, const char *name, int64_t rows, int64_t n, bool is_sized)
+{
+    talpa_value value;
+    assert_ok(tp_graph_input(graph, &value, name, tp_type_2d(TALPA_F32, is_sized ? TP_STEP_N_TOKENS : TP_STEP_NONE, rows, n)));
+    return value;
+}
+
+/* threshold below 0: AdaMoLE's, learned; `with_score`: something outside reads the gate's scores. */
+static void run_routed(struct routed *result, uint32_t n_rows, float threshold, bool with_score, bool no_fusion)
+{
+    static float leaf_values[N_ALL * Y_WIDTH];
+    struct test_run run;
+    struct tp_plan_options options;
+    talpa_value leaf[6], bias, p, raw = TP_NONE, weight, sel, score, counts, list, y;
+    const bool learned = threshold < 0;
+    memset(result, 0, sizeof *result);
+    test_run_open(&run);
+    leaf[0] = input(run.graph, "x", BOUND, X_WIDTH, true);
+    leaf[1] = input(run.graph, "y0", BOUND, Y_WIDTH, true);
+    leaf[2] = input(run.graph, "gating", N_EXPERTS, X_WIDTH, false);
+    leaf[3] = input(run.graph, "lora_a", N_ALL, X_WIDTH, false);
+    leaf[4] = input(run.graph, "lora_bt", N_ALL, Y_WIDTH, false);
+    leaf[5] = input(run.graph, "direction", 1, X_WIDTH, false);
+    assert_ok(tp_graph_input(run.graph, &bias, "bias", tp_type_1d(TALPA_F32, TP_STEP_NONE, 1)));
+    assert_ok(talpa_router_scores(&p, &raw, run.graph, leaf[0], leaf[2], learned ? leaf[5] : TP_NONE, learned ? bias : TP_NONE));
+    assert_ok(talpa_threshold_gate(&weight, &sel, &score, run.graph, p, raw, learned ? 0.3f : threshold));
+    assert_ok(talpa_dispatch(&counts, &list, run.graph, sel));
+    assert_ok(talpa_lora_expert(&y, run.graph, leaf[1], leaf[0], leaf[3], leaf[4], weight, sel, counts, list, N_EXPERTS, RANK, 1.7f));
+    tp_graph_mark_output(run.graph, y);
+    if (with_score) tp_graph_mark_output(run.graph, score);
+    tp_plan_options_default(&options);
+    options.no_fusion = no_fusion;
+    assert_ok(tp_graph_verify(run.graph));
+    assert_ok(tp_plan_create(&run.plan, run.graph, tp_device_caps(run.device), &options));
+    assert_ok(tp_executor_create(&run.executor, run.store, &run.plan, 1));
+    for (int i = 0; i < (learned ? 6 : 5); i++) {
+        const size_t n = (size_t)tp_type_elements(tp_graph_type(run.graph, leaf[i]));
+        assert_true(n <= sizeof leaf_values / sizeof *leaf_values);
+        tp_rng_fill_splitmix(leaf_values, n, 11, (uint64_t)i, 0.2);
+        assert_ok(tp_executor_write(run.executor, leaf[i], leaf_values, n * sizeof(float)));
+    }
+    const float bias_value = 0.4f;
+    if (learned) assert_ok(tp_executor_write(run.executor, bias, &bias_value, sizeof bias_value));
+    struct tp_step step = {{0}};
+    step.word[TP_STEP_N_TOKENS] = n_rows;
+    assert_ok(tp_executor_step(run.executor, &step));
+    assert_ok(tp_executor_poison(run.executor));
+    assert_ok(tp_executor_run(run.executor, 0, TP_PHASE_BATCH));
+    assert_ok(tp_executor_finish(run.executor));
+    assert_ok(tp_executor_read(run.executor, y, result->y, n_rows * Y_WIDTH * sizeof(float)));
+    result->n_launches = run.plan->phase[0].n;
+    result->n_groups = run.plan->n_fused;
+    test_run_close(&run);
+}
+
+static void test_router_experts(void **unused)
+{
+    static struct routed fused, apart;
+    (void)unused;
+    for (int learned = 0; learned < 2; learned++)
+        for (uint32_t n_rows = 1; n_rows <= BOUND; n_rows += 3) {
+            const float threshold = learned ? -1.0f : 0.2f;
+            run_routed(&fused, n_rows, threshold, false, false);
+            run_routed(&apart, n_rows, threshold, false, true);
+            assert_int_equal(fused.n_groups, 1);
+            assert_int_equal(fused.n_launches, 1);
+            assert_int_equal(apart.n_groups, 0);
+            assert_memory_equal(fused.y, apart.y, n_rows * Y_WIDTH * sizeof(float));
+            assert_true(isfinite(fused.y[n_rows * Y_WIDTH - 1]));
+        }
+    run_routed(&fused, 2, -1.0f, true, false);
+    assert_int_equal(fused.n_groups, 0); /* the scores are read: all is done one by one */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rope_cache), cmocka_unit_test(test_rope_pair), cmocka_unit_test(test_keys_needed),
-                                       cmocka_unit_test(test_products), cmocka_unit_test(test_gated)};
+                                       cmocka_unit_test(test_products), cmocka_unit_test(test_gated), cmocka_unit_test(test_router_experts)};
     test_need_device();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
