@@ -89,7 +89,7 @@ static bool applies(const struct tp_lower *lower)
 {
     const struct tp_type *x = tp_lower_in(lower, X);
     const int64_t k = x->shape.dim[1];
-    if (lower->options->compute_dtype != TP_COMPUTE_F32 || x->shape.dim[0] > MAX_ROWS || k % 32 || tp_lower_in(lower, NORM)->shape.dim[0] != k) return false;
+    if (x->shape.dim[0] > MAX_ROWS || k % 32 || tp_lower_in(lower, NORM)->shape.dim[0] != k) return false;
     for (int i = 0; i < (int)lower->node->attrs.i[N_WEIGHTS]; i++) {
         const enum tp_layout layout = weight_layout(lower, WEIGHTS + i);
         if (layout == TP_LAYOUT_ROW) return false;
