@@ -17,6 +17,22 @@ void tp_elementwise_groups(const struct tp_lower *lower, struct tp_launch *launc
     tp_launch_groups(launch, n > 0 ? ((size_t)n + local - 1) / local : 1, 1, 1, local, 1, 1);
 }
 
+struct tp_launch *tp_row_launch(struct tp_lower *lower, const char *source, double flops)
+{
+    const struct tp_type *type = tp_lower_in(lower, 0);
+    const struct tp_node *node = lower->node;
+    const double n = (double)tp_type_elements(type);
+    struct tp_launch *launch = tp_lower_launch(lower, source, node->op->name);
+    tp_launch_step(launch);
+    tp_launch_rows(launch, type);
+    for (int i = 0; i < node->n_in; i++) tp_launch_read(lower, launch, tp_in(tp_lower_has_in(lower, i) ? i : 0));
+    for (int o = 0; o < node->n_out; o++) tp_launch_write(lower, launch, tp_out(o));
+    tp_launch_u32(launch, (uint32_t)tp_elementwise_inner(type));
+    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
+    tp_launch_cost(launch, flops * n, 4 * (node->n_in + node->n_out) * n);
+    return launch;
+}
+
 uint32_t tp_elementwise_shares(int64_t n_elements)
 {
     enum { ELEMENTS_PER_SHARE = 8192, MAX_SHARES = 32 };

@@ -10,6 +10,11 @@ size_t tp_elementwise_local(const struct tp_lower *lower, size_t wanted);
 /** Sets the launch to at least `n` work-items in one dimension, in groups of at most 64. */
 void tp_elementwise_groups(const struct tp_lower *lower, struct tp_launch *launch, int64_t n);
 
+/** Begins the kernel of the node's op, of the op's name, that works with one work-item per row of input 0. Its arguments so far: step buffer,
+ *  rows of input 0, the inputs (an absent one: input 0) and outputs, elements per row; the caller adds its own. Cost: `flops` per element
+ *  and every input and output moved once. */
+struct tp_launch *tp_row_launch(struct tp_lower *lower, const char *source, double flops);
+
 /** cpu tier: number of groups that share `n_elements` of light work, at least 1, at most 32. */
 uint32_t tp_elementwise_shares(int64_t n_elements);
 

@@ -39,34 +39,9 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
     return tp_graph_node(graph, &tp_op_softmax_backward, in, 2, NULL, in_grads);
 }
 
-static enum talpa_status lower_softmax(struct tp_lower *lower)
+static enum talpa_status lower(struct tp_lower *work)
 {
-    const struct tp_type *type = tp_lower_in(lower, 0);
-    const double n = (double)tp_type_elements(type);
-    struct tp_launch *launch = tp_lower_launch(lower, "generic/softmax.cl", "softmax");
-    tp_launch_step(launch);
-    tp_launch_rows(launch, type);
-    tp_launch_read(lower, launch, tp_in(0));
-    tp_launch_write(lower, launch, tp_out(0));
-    tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
-    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
-    tp_launch_cost(launch, 8 * n, 8 * n);
-    return TALPA_OK;
-}
-
-static enum talpa_status lower_backward(struct tp_lower *lower)
-{
-    const struct tp_type *type = tp_lower_in(lower, 0);
-    const double n = (double)tp_type_elements(type);
-    struct tp_launch *launch = tp_lower_launch(lower, "generic/softmax.cl", "softmax_backward");
-    tp_launch_step(launch);
-    tp_launch_rows(launch, type);
-    tp_launch_read(lower, launch, tp_in(0));
-    tp_launch_read(lower, launch, tp_in(1));
-    tp_launch_write(lower, launch, tp_out(0));
-    tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
-    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
-    tp_launch_cost(launch, 4 * n, 12 * n);
+    tp_row_launch(work, "generic/softmax.cl", work->node->n_in > 1 ? 4 : 8);
     return TALPA_OK;
 }
 
@@ -102,8 +77,7 @@ static void reference_backward(const struct tp_reference *r)
     }
 }
 
-static const struct tp_variant variants[] = {{.tier = "generic", .lower = lower_softmax}};
-static const struct tp_variant backward_variants[] = {{.tier = "generic", .lower = lower_backward}};
+static const struct tp_variant variants[] = {{.tier = "generic", .lower = lower}};
 
 #define LOGITS(t, e, spread, wants_grad) \
     {.dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = spread, .rows = TP_STEP_N_TOKENS, .dim = {t, e}, .grad = wants_grad}
@@ -140,7 +114,7 @@ const struct tp_op tp_op_softmax_backward = {
     .in_names = {"p", "dp"},
     .infer = infer_backward,
     .no_gradient = "it is a gradient itself",
-    .variants = backward_variants,
+    .variants = variants,
     .n_variants = 1,
     .cost = cost,
     .inplace = {2},

@@ -53,33 +53,14 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
 
 static enum talpa_status lower_gate(struct tp_lower *lower)
 {
-    const struct tp_type *type = tp_lower_in(lower, 0);
-    const double n = (double)tp_type_elements(type);
-    struct tp_launch *launch = tp_lower_launch(lower, "generic/topk_gate.cl", "topk_gate");
-    tp_launch_step(launch);
-    tp_launch_rows(launch, type);
-    tp_launch_read(lower, launch, tp_in(0));
-    tp_launch_write(lower, launch, tp_out(0));
-    tp_launch_write(lower, launch, tp_out(1));
-    tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
+    struct tp_launch *launch = tp_row_launch(lower, "generic/topk_gate.cl", (double)tp_lower_in(lower, 0)->shape.dim[1]);
     tp_launch_u32(launch, (uint32_t)lower->node->attrs.i[0]);
-    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
-    tp_launch_cost(launch, n * (double)type->shape.dim[1], 12 * n);
     return TALPA_OK;
 }
 
 static enum talpa_status lower_backward(struct tp_lower *lower)
 {
-    const struct tp_type *type = tp_lower_in(lower, 0);
-    const double n = (double)tp_type_elements(type);
-    struct tp_launch *launch = tp_lower_launch(lower, "generic/topk_gate.cl", "topk_gate_backward");
-    tp_launch_step(launch);
-    tp_launch_rows(launch, type);
-    for (int i = 0; i < 4; i++) tp_launch_read(lower, launch, tp_in(i));
-    tp_launch_write(lower, launch, tp_out(0));
-    tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
-    tp_elementwise_groups(lower, launch, type->shape.dim[0]);
-    tp_launch_cost(launch, 5 * n, 20 * n);
+    tp_row_launch(lower, "generic/topk_gate.cl", 5);
     return TALPA_OK;
 }
 
