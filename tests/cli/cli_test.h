@@ -119,6 +119,25 @@ static inline struct tp_json *parse(const char *text)
     return json;
 }
 
+/* The losses of a log, whose steps must count up from 1 without a gap. */
+static inline int read_log(double *loss, int most, const char *name)
+{
+    static char text[TEXT_MAX];
+    char *rest = NULL;
+    int n = 0;
+    read_text(text, sizeof text, name);
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        struct tp_json *json = parse(line);
+        int64_t step = 0;
+        assert_int_equal(tp_json_get_int(&step, tp_json_root(json), "current_steps"), TALPA_OK);
+        assert_true(n < most);
+        assert_int_equal(tp_json_get_double(&loss[n++], tp_json_root(json), "loss"), TALPA_OK);
+        assert_int_equal(step, n);
+        tp_json_free(json);
+    }
+    return n;
+}
+
 static inline void need_device(void)
 {
     if (has_device) return;

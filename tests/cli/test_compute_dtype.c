@@ -6,20 +6,6 @@
 
 enum { STEPS = 20 };
 
-static int losses(double *loss, int most, const char *name)
-{
-    static char text[TEXT_MAX];
-    char *rest = NULL;
-    int n = 0;
-    read_text(text, sizeof text, name);
-    for (char *line = strtok_r(text, "\n", &rest); line && n < most; line = strtok_r(NULL, "\n", &rest)) {
-        struct tp_json *json = parse(line);
-        assert_int_equal(tp_json_get_double(&loss[n++], tp_json_root(json), "loss"), TALPA_OK);
-        tp_json_free(json);
-    }
-    return n;
-}
-
 static void test_close_to_f32(void **state)
 {
     (void)state;
@@ -29,8 +15,8 @@ static void test_close_to_f32(void **state)
     expect(TRAIN "--max-steps 20 --compute-dtype bf16 --output-dir @bf16", 0, NULL);
     const bool has_none = strstr(err, "no matrix tier") != NULL;
     assert_null(strstr(err, "is not used"));
-    assert_int_equal(losses(f32, STEPS, "f32/trainer_log.jsonl"), STEPS);
-    assert_int_equal(losses(bf16, STEPS, "bf16/trainer_log.jsonl"), STEPS);
+    assert_int_equal(read_log(f32, STEPS, "f32/trainer_log.jsonl"), STEPS);
+    assert_int_equal(read_log(bf16, STEPS, "bf16/trainer_log.jsonl"), STEPS);
     for (int s = 0; s < STEPS; s++) {
         const double distance = fabs(f32[s] - bf16[s]);
         if (!(distance < 0.02)) fail_msg("step %d: loss %.9g in f32, %.9g in bf16", s + 1, f32[s], bf16[s]);

@@ -55,20 +55,6 @@ static void test_threads(void **state)
     }
 }
 
-static int losses(double *loss, int most, const char *name)
-{
-    static char text[TEXT_MAX];
-    char *rest = NULL;
-    int n = 0;
-    read_text(text, sizeof text, name);
-    for (char *line = strtok_r(text, "\n", &rest); line && n < most; line = strtok_r(NULL, "\n", &rest)) {
-        struct tp_json *json = parse(line);
-        assert_int_equal(tp_json_get_double(&loss[n++], tp_json_root(json), "loss"), TALPA_OK);
-        tp_json_free(json);
-    }
-    return n;
-}
-
 static void test_micro_batches(void **state)
 {
     (void)state;
@@ -78,8 +64,8 @@ static void test_micro_batches(void **state)
     expect(TRAIN "-b 4 --max-steps 6 --router-aux-loss-coef 0 --lora-dropout 0 --output-dir @big", 0, NULL);
     expect(TRAIN "-b 1 --gradient-accumulation-steps 4 --max-steps 6 --router-aux-loss-coef 0 --lora-dropout 0 --output-dir @small", 0,
            NULL);
-    assert_int_equal(losses(big, STEPS, "big/trainer_log.jsonl"), STEPS);
-    assert_int_equal(losses(small, STEPS, "small/trainer_log.jsonl"), STEPS);
+    assert_int_equal(read_log(big, STEPS, "big/trainer_log.jsonl"), STEPS);
+    assert_int_equal(read_log(small, STEPS, "small/trainer_log.jsonl"), STEPS);
     for (int s = 0; s < STEPS; s++)
         if (!(fabs(big[s] - small[s]) < 1e-6)) fail_msg("step %d: loss %.9g with 4 x 1, %.9g with 1 x 4", s + 1, big[s], small[s]);
     assert_true(big[STEPS - 1] < big[0]);
@@ -107,7 +93,7 @@ static void test_independent_masks(void **state)
             snprintf(line, sizeof line, TRAIN "-b 4 --max-steps 4 --routing-strategy %s %s --output-dir @masks", routings[i],
                      runs[r].flags);
             expect(line, 0, NULL);
-            assert_int_equal(losses(runs[r].loss, STEPS, "masks/trainer_log.jsonl"), STEPS);
+            assert_int_equal(read_log(runs[r].loss, STEPS, "masks/trainer_log.jsonl"), STEPS);
         }
         for (int s = 0; s < STEPS; s++)
             if (!(fabs(none[s] - tiny[s]) < 1e-5))
