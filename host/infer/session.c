@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "runtime/memory.h"
+#include "runtime/program.h"
 #include "runtime/profile.h"
 
 enum { DEFAULT_CTX = 4096, MAX_SEQUENCES = 4096, MAX_UBATCH = 1 << 16 };
@@ -107,6 +108,7 @@ static enum talpa_status open_session(struct talpa_session *s, struct talpa_mode
 {
     TP_TRY(tp_session_settle(s, model, o));
     TP_TRY(tp_engine_open(&s->engine, device, model));
+    tp_program_keep(s->engine.device);
     for (int pass = 0; pass < TP_N_PASSES; pass++)
         TP_TRY(tp_context(prepare(s, o, (enum tp_pass)pass), "session of %d x %d tokens", s->n_sequences, s->n_ctx));
     TP_TRY(tp_session_count(s));

@@ -69,6 +69,7 @@ struct tp_device {
     int profile_device;           /* its number there */
     struct tp_launch_extra extra; /* of the next launch (tp_queue_describe) */
     struct tp_device_tiers tiers;
+    bool keeps_programs; /* tp_program_keep */
     struct tp_program *programs;
     struct tp_program_counts counts;
     struct tp_profile profile;
@@ -115,6 +116,9 @@ enum talpa_status tp_queue_record(struct tp_device *device, const char *label, c
 
 /** Does this driver gain from it, and is it not switched off? */
 bool tp_program_cache_enabled(const struct tp_device *device);
+
+/** Are programs that are not in it stored (tp_program_keep)? */
+bool tp_program_cache_grows(const struct tp_device *device);
 
 /** Loads and links the program for this source; NULL if absent, damaged or refused (never an error). */
 cl_program tp_program_cache_load(struct tp_device *device, const char *source, size_t n_bytes, const char *options);

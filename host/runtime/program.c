@@ -105,7 +105,7 @@ static enum talpa_status compile(struct tp_program *program, struct tp_device *d
     if (build_log && build_log[strspn(build_log, " \n")]) tp_log(TALPA_LOG_DEBUG, "building %s: %s", program->path, build_log);
     free(build_log);
     ++device->counts.n_built;
-    if (use_cache && tp_program_cache_store(device, program->handle, source, n_bytes, program->options)) ++device->counts.n_cache_stored;
+    if (tp_program_cache_grows(device) && tp_program_cache_store(device, program->handle, source, n_bytes, program->options)) ++device->counts.n_cache_stored;
     return TALPA_OK;
 }
 
@@ -231,4 +231,5 @@ enum talpa_status tp_kernel_info(struct tp_kernel_info *info, const struct tp_ke
 
 const char *tp_kernel_name(const struct tp_kernel *kernel) { return kernel->name; }
 const char *tp_kernel_path(const struct tp_kernel *kernel) { return kernel->program->path; }
+void tp_program_keep(struct tp_device *device) { device->keeps_programs = true; }
 struct tp_program_counts tp_program_counts(const struct tp_device *device) { return device->counts; }

@@ -6,9 +6,10 @@
  * their own; -cl-fast-relaxed-math is never passed (TALPA_E_INTERNAL if asked for).
  *
  * On-disk cache of binaries: TALPA_CACHE_DIR/programs, else XDG_CACHE_HOME/talpa/programs, else HOME/.cache/talpa/programs (mode 0700).
- * A per-driver decision: not for PoCL and Mesa, which cache by themselves (and PoCL compiles everything again when asked for a
- * binary). The key holds source, options, device, driver, platform, CPU features and a format version. A damaged or stale file is built
- * anew, never an error. TALPA_PROGRAM_CACHE=0 switches it off. */
+ * A per-driver decision: not for Mesa, which caches by itself. PoCL caches too, but looks a program up by its preprocessed source, which
+ * takes it 20 to 30 ms each time and a binary 1 ms; as it compiles every kernel once more to hand out a binary, PoCL's are stored only where
+ * starts are frequent (tp_program_keep). The key holds source, options, device, driver, platform, CPU features and a format version. A
+ * damaged or stale file is built anew, never an error. TALPA_PROGRAM_CACHE=0 switches it off. */
 #ifndef TP_PROGRAM_H
 #define TP_PROGRAM_H
 
@@ -40,6 +41,9 @@ enum talpa_status tp_kernel_info(struct tp_kernel_info *info, const struct tp_ke
 
 const char *tp_kernel_name(const struct tp_kernel *kernel);
 const char *tp_kernel_path(const struct tp_kernel *kernel);
+
+/** Programs that are built from now on go to the on-disk cache also on PoCL, which makes their first build about twice as long. */
+void tp_program_keep(struct tp_device *device);
 
 /** What building cost on this device so far. */
 struct tp_program_counts {

@@ -25,8 +25,15 @@ bool tp_program_cache_enabled(const struct tp_device *device)
 {
     const char *wish = getenv("TALPA_PROGRAM_CACHE");
     if (wish && strcmp(wish, "0") == 0) return false;
-    /* PoCL and Mesa cache by themselves (POCL_CACHE_DIR, MESA_SHADER_CACHE_DIR), and PoCL compiles everything again for a binary. */
-    return device->caps.vendor != TALPA_VENDOR_POCL && device->caps.vendor != TALPA_VENDOR_MESA;
+    /* Mesa caches by itself (MESA_SHADER_CACHE_DIR). PoCL too (POCL_CACHE_DIR), unless told not to: then it unpacks a binary for nothing. */
+    const char *pocl = getenv("POCL_KERNEL_CACHE");
+    if (device->caps.vendor == TALPA_VENDOR_POCL) return !pocl || strcmp(pocl, "0") != 0;
+    return device->caps.vendor != TALPA_VENDOR_MESA;
+}
+
+bool tp_program_cache_grows(const struct tp_device *device)
+{
+    return tp_program_cache_enabled(device) && (device->keeps_programs || device->caps.vendor != TALPA_VENDOR_POCL);
 }
 
 static bool make_folders(char *path)
