@@ -118,10 +118,11 @@ enum talpa_status talpa_model_info(struct talpa_model_info *info, struct talpa_m
         filled.n_parameters += tp_type_elements(&model->weights[i].type);
         filled.weight_bytes += tp_type_bytes(&model->weights[i].type);
     }
-    TP_TRY(tp_model_digest(&filled.digest, model));
     *info = filled;
     return TALPA_OK;
 }
+
+enum talpa_status talpa_model_digest(uint64_t *digest, struct talpa_model *model) { return tp_model_digest(digest, model); }
 
 enum talpa_status talpa_model_tokenize(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes,
                                        bool parse_special)

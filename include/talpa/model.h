@@ -22,7 +22,6 @@ struct talpa_model_info {
     bool tied_embeddings;          /**< the output projection is the embedding table */
     int64_t n_parameters;
     size_t weight_bytes;           /**< of all tensors as stored */
-    uint64_t digest;               /**< XXH3-64 of names, types, shapes and bytes of all tensors: what adapters are tied to */
 };
 
 /** Opens `path`: a GGUF file; a folder as Hugging Face lays them out (config.json, model.safetensors or model.safetensors.index.json with
@@ -35,8 +34,9 @@ struct talpa_model_info {
 enum talpa_status talpa_model_open(struct talpa_model **out, const char *path);
 /** NULL is allowed. */
 void talpa_model_close(struct talpa_model *model);
-/** The digest reads all weights once, when asked for first. */
 enum talpa_status talpa_model_info(struct talpa_model_info *info, struct talpa_model *model);
+/** XXH3-64 of names, types, shapes and bytes of all tensors: what adapters are tied to. Reads all weights when asked for first. */
+enum talpa_status talpa_model_digest(uint64_t *digest, struct talpa_model *model);
 
 /** Token ids of a text; special tokens' texts become those tokens if parse_special. No BOS or EOS is added. *ids is freed with free(). */
 enum talpa_status talpa_model_tokenize(int32_t **ids, size_t *n_ids, const struct talpa_model *model, const char *text, size_t n_bytes,

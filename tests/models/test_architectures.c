@@ -184,7 +184,10 @@ static void test_digests(void **state)
         golden_ok(talpa_model_info(&b, gguf));
         assert_int_equal(a.n_parameters, b.n_parameters);
         assert_string_equal(a.name, models[m].name);
-        if (strcmp(models[m].architecture, "llama")) assert_int_equal(a.digest, b.digest);
+        uint64_t digests[2];
+        golden_ok(talpa_model_digest(&digests[0], folder));
+        golden_ok(talpa_model_digest(&digests[1], gguf));
+        if (strcmp(models[m].architecture, "llama")) assert_int_equal(digests[0], digests[1]);
         /* A rotary table is no tensor of the model. */
         for (size_t i = 0; i < talpa_model_n_tensors(folder); i++) assert_int_not_equal(talpa_model_tensor(folder, i).dtype, TALPA_I32);
         talpa_model_close(folder);

@@ -204,7 +204,9 @@ static void open_model(const char *path)
     const enum talpa_status status = talpa_model_open(&model, path);
     took(status);
     if (status != TALPA_OK) return;
+    uint64_t digest;
     took(talpa_model_info(&info, model));
+    took(talpa_model_digest(&digest, model));
     volatile size_t sum = 0;
     for (size_t i = 0; i < talpa_model_n_tensors(model); i++) sum += strlen(talpa_model_tensor(model, i).name);
     (void)sum;

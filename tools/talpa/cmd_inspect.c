@@ -46,10 +46,9 @@ static struct totals count_tensors(const struct talpa_model *model)
     return totals;
 }
 
-static size_t model_fields(struct field *fields, const struct talpa_model_info *info, char *digest, size_t digest_size)
+static size_t model_fields(struct field *fields, const struct talpa_model_info *info, const char *digest)
 {
     size_t n = 0;
-    snprintf(digest, digest_size, "%016" PRIx64, info->digest);
     fields[n++] = field_text("architecture", info->architecture);
     fields[n++] = field_text("name", info->name);
     fields[n++] = field_text("path", info->path);
@@ -199,9 +198,12 @@ static int print_all(const struct inspect *inspect, struct output *output, struc
     if (json) fputs("{", file);
     if (model) {
         struct talpa_model_info info;
-        const enum talpa_status status = talpa_model_info(&info, model);
+        uint64_t digest;
+        enum talpa_status status = talpa_model_info(&info, model);
+        if (status == TALPA_OK) status = talpa_model_digest(&digest, model);
         if (status != TALPA_OK) return program_fail(status);
-        const size_t n = model_fields(fields, &info, text, sizeof text);
+        snprintf(text, sizeof text, "%016" PRIx64, digest);
+        const size_t n = model_fields(fields, &info, text);
         (json ? print_model_json : print_model_text)(file, model, fields, n, inspect->tensors);
     }
     if (inspect->lora) {
