@@ -3,9 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/dtype.h"
-#include "base/dtype.h"
-#include "ops/gemm.h"
 #include "runtime/blas.h"
 #include "runtime/profile.h"
 
@@ -89,8 +86,9 @@ static enum talpa_status launch_limit_ms(double *out, const struct talpa_device_
 }
 
 /* Groups per piece so that a piece stays below the limit on a device that reaches a cautious 4 FLOP per clock and compute unit. */
-static size_t piece_groups(double limit, const struct tp_plan *plan, const struct tp_launch *launch)
+size_t tp_executor_piece_groups(const struct tp_executor *executor, const struct tp_plan *plan, const struct tp_launch *launch)
 {
+    const double limit = executor->launch_limit_ms;
     const size_t groups = launch->global[0] / launch->local[0];
     const double flops_per_ms = 4e3 * (plan->caps.clock_mhz ? plan->caps.clock_mhz : 1000.0) * (plan->caps.compute_units ? plan->caps.compute_units : 1);
     const double expected_ms = launch->flops / flops_per_ms;
@@ -126,7 +124,7 @@ static enum talpa_status prepare_launch(struct tp_executor *executor, const stru
         }
     }
     if (launch->is_copy || launch->is_blas) return TALPA_OK;
-    out->piece_groups = piece_groups(executor->launch_limit_ms, plan, launch);
+    out->piece_groups = tp_executor_piece_groups(executor, plan, launch);
     return tp_program_kernel(&out->kernel, executor->device, launch->source, launch->kernel, launch->options);
 }
 
@@ -200,114 +198,6 @@ enum talpa_status tp_executor_enqueue(struct tp_executor *executor, const struct
     return tp_context(enqueue_launch(executor, p), "%s at %s", p->what, p->launch->scope);
 }
 
-/* ---- frozen weights ---- */
-
-static enum talpa_status upload_rows(struct tp_executor *executor, const struct tp_plan *plan, talpa_value value, const struct tp_store_source *source)
-{
-    const struct tp_value_info *info = tp_graph_value(plan->graph, value);
-    int n_parts;
-    if (tp_store_weight(executor->store, info->name, TP_LAYOUT_ROW, &n_parts)) return TALPA_OK;
-    const struct tp_node node = {.in = &value, .n_in = 1, .scope = ""};
-    const struct tp_lower lower = {.graph = plan->graph, .node = &node, .caps = &plan->caps, .options = &plan->options};
-    n_parts = tp_lower_n_parts(&lower, 0);
-    struct tp_buffer **parts;
-    TP_TRY(tp_store_reserve(&parts, executor->store, info->name, TP_LAYOUT_ROW, n_parts));
-    for (int p = 0; p < n_parts; p++) {
-        int64_t first, n;
-        tp_lower_part(&lower, 0, p, &first, &n);
-        TP_TRY(tp_buffer_create(&parts[p], executor->device, (size_t)n * tp_layout_unit_bytes(&info->type, TP_LAYOUT_ROW)));
-        TP_TRY(tp_store_upload(parts[p], source, first, n));
-    }
-    return TALPA_OK;
-}
-
-static enum talpa_status pack_part(struct tp_executor *executor, const struct tp_plan *plan, const struct tp_packed *packed, int part,
-                                   struct tp_buffer *rows, struct tp_buffer *target)
-{
-    struct tp_launch_list list = {0};
-    struct tp_lower lower = {.graph = plan->graph, .node_index = -1, .caps = &plan->caps, .options = &plan->options, .list = &list};
-    enum talpa_status status = tp_pack_emit(&lower, packed->value, packed->layout, part);
-    for (int i = 0; i < list.n && status == TALPA_OK; i++) {
-        struct tp_prepared p = {.launch = &list.item[i]};
-        for (int a = 0; a < list.item[i].n_args; a++) {
-            const struct tp_arg *arg = &list.item[i].args[a];
-            if (arg->kind == TP_ARG_VALUE) {
-                p.args[a] = tp_kernel_arg_buffer(arg->layout == TP_LAYOUT_ROW ? rows : target);
-            } else if (arg->kind == TP_ARG_STEP) {
-                p.args[a] = tp_kernel_arg_buffer(executor->step);
-            } else {
-                p.args[a] = (struct tp_kernel_arg){.type = TP_KERNEL_ARG_BYTES, .n_bytes = arg->n_bytes};
-                memcpy(p.args[a].value.bytes, arg->bytes, arg->n_bytes);
-            }
-        }
-        p.piece_groups = piece_groups(executor->launch_limit_ms, plan, p.launch);
-        status = tp_program_kernel(&p.kernel, executor->device, p.launch->source, p.launch->kernel, p.launch->options);
-        if (status == TALPA_OK) status = enqueue_kernel(executor, &p);
-    }
-    free(list.item);
-    return status;
-}
-
-static enum talpa_status pack_weight(struct tp_executor *executor, const struct tp_plan *plan, const struct tp_packed *packed,
-                                     const struct tp_store_source *source)
-{
-    const struct tp_value_info *info = tp_graph_value(plan->graph, packed->value);
-    int n_parts;
-    if (tp_store_weight(executor->store, info->name, packed->layout, &n_parts)) return TALPA_OK;
-    talpa_value value = packed->value;
-    const struct tp_node node = {.in = &value, .n_in = 1, .scope = ""};
-    const struct tp_lower lower = {.graph = plan->graph, .node = &node, .caps = &plan->caps, .options = &plan->options, .in_layout = &packed->layout};
-    n_parts = tp_lower_n_parts(&lower, 0);
-    struct tp_buffer **parts, *rows = NULL;
-    TP_TRY(tp_store_reserve(&parts, executor->store, info->name, packed->layout, n_parts));
-    int n_row_parts;
-    struct tp_buffer **resident = tp_store_weight(executor->store, info->name, TP_LAYOUT_ROW, &n_row_parts);
-    const bool staged = !resident || n_row_parts != 1;
-    enum talpa_status status = TALPA_OK;
-    if (staged) {
-        status = tp_buffer_create(&rows, executor->device, tp_type_bytes(&info->type));
-        if (status == TALPA_OK) status = tp_store_upload(rows, source, 0, tp_layout_units(&info->type, TP_LAYOUT_ROW));
-    }
-    for (int p = 0; p < n_parts && status == TALPA_OK; p++) {
-        int64_t first, n;
-        tp_lower_part(&lower, 0, p, &first, &n);
-        status = tp_buffer_create(&parts[p], executor->device, (size_t)n * tp_layout_unit_bytes(&info->type, packed->layout));
-        if (status == TALPA_OK) status = pack_part(executor, plan, packed, p, staged ? rows : resident[0], parts[p]);
-    }
-    if (staged) {
-        /* The staging buffer goes at once, so that preparing needs one weight's rows at a time. */
-        if (status == TALPA_OK) status = tp_queue_finish(executor->device);
-        tp_buffer_free(rows);
-    }
-    return status;
-}
-
-static enum talpa_status find_source(const struct tp_executor *executor, const struct tp_value_info *info, const struct tp_store_source **out)
-{
-    *out = tp_store_source(executor->store, info->name);
-    if (!*out) return tp_fail(TALPA_E_INTERNAL, "weight '%s' is not bound to any data", info->name);
-    if (!tp_type_equal(&(*out)->type, &info->type)) return tp_fail(TALPA_E_INTERNAL, "weight '%s' is bound with another type", info->name);
-    return TALPA_OK;
-}
-
-static enum talpa_status load_weights(struct tp_executor *executor, const struct tp_plan *plan)
-{
-    const struct tp_store_source *source;
-    for (int32_t v = 0; v < tp_graph_n_values(plan->graph); v++) {
-        const struct tp_value_info *info = tp_graph_value(plan->graph, v);
-        if (info->kind != TP_WEIGHT || !plan->row_needed[v]) continue;
-        TP_TRY(find_source(executor, info, &source));
-        TP_TRY(tp_context(upload_rows(executor, plan, v, source), "weight '%s'", info->name));
-    }
-    for (int i = 0; i < plan->n_packed; i++) {
-        if (plan->packed[i].phase >= 0) continue;
-        const struct tp_value_info *info = tp_graph_value(plan->graph, plan->packed[i].value);
-        TP_TRY(find_source(executor, info, &source));
-        TP_TRY(tp_context(pack_weight(executor, plan, &plan->packed[i], source), "weight '%s'", info->name));
-    }
-    return TALPA_OK;
-}
-
 /* ---- life ---- */
 
 static enum talpa_status allocate(struct tp_executor *executor)
@@ -342,9 +232,11 @@ static enum talpa_status prepare(struct tp_executor *executor)
 {
     TP_PROFILE_SPAN("prepare a plan");
     TP_TRY(allocate(executor));
-    for (int i = 0; i < executor->n_plans; i++) TP_TRY(load_weights(executor, executor->plans[i]));
+    for (int i = 0; i < executor->n_plans; i++) TP_TRY(tp_executor_load_weights(executor, executor->plans[i]));
+    TP_TRY(tp_queue_flush(executor->device));
+    /* Programs are built while the device packs. */
     for (int i = 0; i < executor->n_plans; i++) TP_TRY(prepare_plan(executor, i));
-    return tp_queue_finish(executor->device);
+    return tp_executor_release_staged(executor);
 }
 
 enum talpa_status tp_executor_create(struct tp_executor **out, struct tp_store *store, struct tp_plan *const *plans, int n_plans)
@@ -366,6 +258,7 @@ enum talpa_status tp_executor_create(struct tp_executor **out, struct tp_store *
 void tp_executor_free(struct tp_executor *executor)
 {
     if (!executor) return;
+    tp_executor_release_staged(executor);
     for (size_t i = 0; i < executor->n_views; i++) tp_buffer_free(executor->views[i]);
     for (int s = 0; s < executor->n_segments && executor->segments; s++) tp_buffer_free(executor->segments[s]);
     for (int32_t v = 0; v < tp_graph_n_values(graph_of(executor)) && executor->inputs; v++) tp_buffer_free(executor->inputs[v]);
@@ -373,6 +266,7 @@ void tp_executor_free(struct tp_executor *executor)
     for (int i = 0; i < TP_MAX_PLANS; i++)
         for (int p = 0; p < TP_N_PHASES; p++) free(executor->prepared[i][p]);
     free(executor->views);
+    free(executor->staged);
     free(executor->segments);
     free(executor->segment_bytes);
     free(executor->inputs);

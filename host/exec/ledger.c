@@ -53,13 +53,13 @@ static enum talpa_status add_weights(struct tp_ledger *ledger, const struct tp_p
         if (packed->phase >= 0) continue;
         TP_TRY(is_new(&fresh, ledger, info->name, (int)packed->layout));
         if (!fresh) continue;
-        /* Rows are uploaded to pack them from, unless they are there in one piece. */
+        /* Rows are uploaded to pack them from, unless they are there in one piece or kernels read them in the host's memory. */
         char key[512];
         int64_t there;
         const size_t n = strlen(info->name) + 1, staged = tp_type_bytes(&info->type);
         memcpy(key, info->name, n - 1);
         key[n - 1] = (char)TP_LAYOUT_ROW;
-        const bool has_rows = tp_map_get(&there, &ledger->seen, key, n) && n_parts_of(plan, packed->value, NULL) == 1;
+        const bool has_rows = plan->caps.in_process || (tp_map_get(&there, &ledger->seen, key, n) && n_parts_of(plan, packed->value, NULL) == 1);
         take(ledger, &ledger->packed_bytes, layout_bytes(&info->type, packed->layout));
         if (!has_rows && ledger->total_bytes + staged > ledger->peak_bytes) ledger->peak_bytes = ledger->total_bytes + staged;
     }

@@ -85,6 +85,21 @@ const struct tp_store_source *tp_store_source(const struct tp_store *store, cons
     return tp_map_get_string(&index, &store->source_of, name) ? &store->sources[index].source : NULL;
 }
 
+void tp_store_rows(void *target, const struct tp_store_source *source, int64_t first_unit, int64_t n_units)
+{
+    const size_t unit_bytes = tp_layout_unit_bytes(&source->type, TP_LAYOUT_ROW);
+    const uint8_t *data = source->data;
+    if (!source->interleaved_heads) {
+        memcpy(target, data + (size_t)first_unit * unit_bytes, (size_t)n_units * unit_bytes);
+        return;
+    }
+    const int64_t width = source->type.shape.dim[0] / source->interleaved_heads;
+    for (int64_t i = 0; i < n_units; i++) {
+        const int64_t row = first_unit + i, head = row / width, j = row % width / (width / 2), pair = row % width % (width / 2);
+        memcpy((uint8_t *)target + (size_t)i * unit_bytes, data + (size_t)(head * width + 2 * pair + j) * unit_bytes, unit_bytes);
+    }
+}
+
 enum talpa_status tp_store_upload(struct tp_buffer *buffer, const struct tp_store_source *source, int64_t first_unit, int64_t n_units)
 {
     const size_t unit_bytes = tp_layout_unit_bytes(&source->type, TP_LAYOUT_ROW);
@@ -93,11 +108,7 @@ enum talpa_status tp_store_upload(struct tp_buffer *buffer, const struct tp_stor
         return tp_buffer_write(buffer, 0, data + (size_t)first_unit * unit_bytes, (size_t)n_units * unit_bytes, true);
     void *target;
     TP_TRY(tp_buffer_map(&target, buffer, 0, (size_t)n_units * unit_bytes, TP_MAP_WRITE));
-    const int64_t width = source->type.shape.dim[0] / source->interleaved_heads;
-    for (int64_t i = 0; i < n_units; i++) {
-        const int64_t row = first_unit + i, head = row / width, j = row % width / (width / 2), pair = row % width % (width / 2);
-        memcpy((uint8_t *)target + (size_t)i * unit_bytes, data + (size_t)(head * width + 2 * pair + j) * unit_bytes, unit_bytes);
-    }
+    tp_store_rows(target, source, first_unit, n_units);
     return tp_buffer_unmap(buffer, target);
 }
 

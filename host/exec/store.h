@@ -25,6 +25,9 @@ enum talpa_status tp_store_bind(struct tp_store *store, const char *name, const 
 /** NULL if there is none of that name. */
 const struct tp_store_source *tp_store_source(const struct tp_store *store, const char *name);
 
+/** Copies units [first, first + n) of the row layout to `target`, un-permuted. */
+void tp_store_rows(void *target, const struct tp_store_source *source, int64_t first_unit, int64_t n_units);
+
 /** Uploads units [first, first + n) of the row layout into `buffer` at 0, un-permuted. */
 enum talpa_status tp_store_upload(struct tp_buffer *buffer, const struct tp_store_source *source, int64_t first_unit, int64_t n_units);
 

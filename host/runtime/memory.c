@@ -69,6 +69,25 @@ enum talpa_status tp_buffer_create(struct tp_buffer **out, struct tp_device *dev
     return TALPA_OK;
 }
 
+enum talpa_status tp_buffer_over(struct tp_buffer **out, struct tp_device *device, const void *memory, size_t n_bytes)
+{
+    if (n_bytes == 0) return tp_fail(TALPA_E_INTERNAL, "buffer of 0 bytes asked for");
+    struct tp_buffer *buffer = calloc(1, sizeof *buffer);
+    if (!buffer) return tp_fail_memory("buffer", sizeof *buffer);
+    cl_int code = CL_SUCCESS;
+    buffer->handle = clCreateBuffer(device->context, CL_MEM_READ_ONLY | CL_MEM_USE_HOST_PTR, n_bytes, (void *)(uintptr_t)memory, &code);
+    if (code != CL_SUCCESS || !buffer->handle) {
+        free(buffer);
+        return fail_code(device, code, "use of the host's memory", n_bytes);
+    }
+    buffer->device = device;
+    buffer->n_bytes = n_bytes;
+    buffer->is_borrowed = true;
+    ++device->n_buffers;
+    *out = buffer;
+    return TALPA_OK;
+}
+
 enum talpa_status tp_buffer_view(struct tp_buffer **out, struct tp_buffer *parent, size_t offset_bytes, size_t n_bytes)
 {
     struct tp_device *device = parent->device;
@@ -99,7 +118,7 @@ void tp_buffer_free(struct tp_buffer *buffer)
 {
     if (!buffer) return;
     clReleaseMemObject(buffer->handle);
-    if (!buffer->is_view) {
+    if (!buffer->is_view && !buffer->is_borrowed) {
         buffer->device->allocated_bytes -= buffer->n_bytes;
         atomic_fetch_sub(&all_bytes, buffer->n_bytes);
     }

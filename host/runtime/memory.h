@@ -12,6 +12,11 @@ struct tp_buffer;
  *  TALPA_E_DEVICE if it is larger than caps.max_alloc_bytes (the message names the limit) or the driver has no memory left. */
 enum talpa_status tp_buffer_create(struct tp_buffer **out, struct tp_device *device, size_t n_bytes);
 
+/** A buffer over memory of the host that kernels only read: nothing is copied where kernels run in this process. `memory` is aligned to
+ *  TP_HOST_MEMORY_ALIGN and outlives the buffer and all work that uses it. Not counted as memory. The caller owns `*out`. */
+enum { TP_HOST_MEMORY_ALIGN = 32 };
+enum talpa_status tp_buffer_over(struct tp_buffer **out, struct tp_device *device, const void *memory, size_t n_bytes);
+
 /** A window [offset_bytes, offset_bytes + n_bytes) of a root buffer (not of another view). `offset_bytes` must be a multiple of
  *  caps.base_align_bytes. The caller owns `*out` and frees it before the parent. Not counted as memory.
  *  TALPA_E_INTERNAL if the window is empty, misaligned, outside the parent, or the parent is a view. */

@@ -38,7 +38,7 @@ struct tp_buffer {
     struct tp_device *device;
     cl_mem handle;
     size_t n_bytes;
-    bool is_view;
+    bool is_view, is_borrowed;
 };
 
 /* What a launch record does not hold; of a device that records into the process's profile (profile.h). */
