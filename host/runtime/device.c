@@ -325,6 +325,15 @@ static enum talpa_status find_devices(struct found_list *list)
                           (uint32_t)n, tp_opencl_error_name(code), vendors && *vendors ? vendors : "/etc/OpenCL/vendors");
 }
 
+void talpa_device_load_drivers(void)
+{
+    cl_platform_id platforms[MAX_PLATFORMS];
+    cl_device_id ids[MAX_DEVICES];
+    cl_uint n = 0, n_devices;
+    if (clGetPlatformIDs(MAX_PLATFORMS, platforms, &n) != CL_SUCCESS) return;
+    for (cl_uint i = 0; i < n && i < MAX_PLATFORMS; ++i) clGetDeviceIDs(platforms[i], CL_DEVICE_TYPE_ALL, MAX_DEVICES, ids, &n_devices);
+}
+
 enum talpa_status talpa_device_list(struct talpa_device_caps **caps, size_t *n)
 {
     struct found_list list;

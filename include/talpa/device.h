@@ -38,6 +38,9 @@ struct talpa_device_caps {
  *  TALPA_E_NO_DEVICE if none is found (the message says which packages and files to look at). Opens drivers: can take a second. */
 enum talpa_status talpa_device_list(struct talpa_device_caps **caps, size_t *n);
 
+/** Loads the drivers, which the first talpa_device_list does otherwise (20 ms and more): for a second thread while a model is read. */
+void talpa_device_load_drivers(void);
+
 /** Chooses a device: `selector` NULL or "" means TALPA_DEVICE, else the default (GPU before CPU, then most compute units).
  *  A selector is an index of talpa_device_list, or a case-insensitive part of "platform:name" or vendor. */
 enum talpa_status talpa_device_select(size_t *index, const struct talpa_device_caps *caps, size_t n, const char *selector);

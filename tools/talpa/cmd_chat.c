@@ -156,6 +156,7 @@ static int converse(struct chat *c)
 
 static int run(struct chat *c)
 {
+    program_drivers_load();
     const enum talpa_status status = talpa_model_open(&c->model, c->flags.model);
     int code = status == TALPA_OK ? -1 : program_fail(status);
     c->is_terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);

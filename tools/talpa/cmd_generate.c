@@ -269,6 +269,7 @@ static int run(struct generate *g)
 {
     struct talpa_model *model = NULL;
     struct talpa_session *session = NULL;
+    program_drivers_load();
     const enum talpa_status status = talpa_model_open(&model, g->flags.model);
     int code = status == TALPA_OK ? read_prompts(g, model) : program_fail(status);
     if (code < 0) code = fit_session(g, model);

@@ -122,7 +122,11 @@ int main(int argc, char **argv)
     } else {
         ++argv;
     }
-    for (size_t i = 0; i < N_VERBS; ++i)
-        if (!strcmp(word, verbs[i].name)) return verbs[i].run(argc - 1, argv);
+    for (size_t i = 0; i < N_VERBS; ++i) {
+        if (strcmp(word, verbs[i].name)) continue;
+        const int code = verbs[i].run(argc - 1, argv);
+        program_drivers_wait();
+        return code;
+    }
     return fail_unknown(word);
 }

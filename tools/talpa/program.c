@@ -1,5 +1,6 @@
 #include "program.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,6 +123,23 @@ void program_log_level(void)
 
 /* ---- devices ---- */
 
+static pthread_t drivers_thread;
+static bool drivers_load;
+
+static void *load_drivers(void *unused)
+{
+    talpa_device_load_drivers();
+    return unused;
+}
+
+void program_drivers_load(void) { drivers_load = drivers_load || pthread_create(&drivers_thread, NULL, load_drivers, NULL) == 0; }
+
+void program_drivers_wait(void)
+{
+    if (drivers_load) pthread_join(drivers_thread, NULL);
+    drivers_load = false;
+}
+
 int program_device_choose(struct program_device *out, const char *selector, const char *fake)
 {
     enum talpa_status status;
@@ -132,6 +150,7 @@ int program_device_choose(struct program_device *out, const char *selector, cons
     }
     struct talpa_device_caps *caps = NULL;
     size_t n = 0;
+    program_drivers_wait();
     status = talpa_device_list(&caps, &n);
     if (status == TALPA_OK) status = talpa_device_select(&out->index, caps, n, selector);
     if (status == TALPA_OK) out->caps = caps[out->index];

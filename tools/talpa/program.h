@@ -49,6 +49,10 @@ extern volatile sig_atomic_t program_stop_requested;
 /** Applies -v and -q to the library's log. */
 void program_log_level(void);
 
+/** Loads the OpenCL drivers in the background; program_device_choose and the end of the program wait for them. */
+void program_drivers_load(void);
+void program_drivers_wait(void);
+
 /** A chosen device: one of the machine's, or an invented record if `fake` is a name. */
 struct program_device {
     struct talpa_device_caps caps;
