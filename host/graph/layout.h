@@ -9,9 +9,10 @@
  *                (p * K/32 + b) * tp_layout_quant_block_bytes. In a block: scales [32], one per row (Q6_K: [2][32], for columns 0..15
  *                and 16..31); shifts [32] (Q4_1, Q5_1, Q4_K, Q5_K); levels. value = scale * level - shift. Scales and shifts are f16
  *                where the file's are (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; the shift of *_1 is the negative minimum), f32 for the K types.
- *                Levels of 4 bits (Q4_0, Q4_1, Q4_K): bytes [16][32 rows], column c in the low half, c + 16 in the high half; unsigned,
- *                from Q4_0 the reader takes away 8. Others: bytes [32 columns][32 rows], signed and centred (Q5_0, Q8_0, Q6_K) or
- *                unsigned (Q5_1, Q5_K). Rows past N are zero. Read through kernels/common/quant_panel.clh.
+ *                Levels of 4 bits (Q4_0, Q4_1, Q4_K): bytes [2 halves of 16 rows][4][16 rows][4], column c = 0..15 in the low half, c + 16
+ *                in the high half; unsigned, from Q4_0 the reader takes away 8. Others: bytes [2 halves of 16 rows][8][16 rows][4 columns],
+ *                signed and centred (Q5_0, Q8_0, Q6_K) or unsigned (Q5_1, Q5_K): 64 bytes are 4 columns of 16 rows, as the dot products
+ *                of 4 bytes want them. Rows past N are zero. Read through kernels/common/quant_panel.clh.
  *   row_bf16     matrix [M, K] in bf16 (round to nearest even), row-major, columns up to the next multiple of 32 are zero; room for rows up
  *                to the next multiple of 32, which are not written
  *   tile_bf16    matrix [N, K] as [ceil(N/32)][ceil(K/32)][2 halves of 16 n][16 pairs of k][16 n][2] bf16, zeros past N and K

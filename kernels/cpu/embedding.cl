@@ -10,7 +10,6 @@
 /* Row j of a block to out: f16 scales one by one, as there are few. */
 static inline void block_row(__global float *out, __global const uchar *block, uint j)
 {
-    __global const uchar *levels = block + TP_QUANT_LEVELS + j;
 #ifdef TP_QUANT_F32_SCALES
     __global const float *scales = (__global const float *)block;
     const float scale = scales[j];
@@ -30,15 +29,9 @@ static inline void block_row(__global float *out, __global const uchar *block, u
 #else
     const float shift = vload_half(32 + j, scales);
 #endif
-    for (uint c = 0; c < 16; c++) {
-#ifdef TP_QUANT_IS_NIBBLE
-        const uint both = levels[c * 32];
-        out[c] = scale * (float)QUANT_CENTRED((int)(both & 15)) - shift;
-        out[c + 16] = scale * (float)QUANT_CENTRED((int)(both >> 4)) - shift;
-#else
-        out[c] = scale * (float)(quant_byte)levels[c * 32] - shift;
-        out[c + 16] = scale_b * (float)(quant_byte)levels[(c + 16) * 32] - shift;
-#endif
+    for (uint c = 0; c < 32; c++) {
+        const int level = tp_quant_one(block, j, c);
+        out[c] = (c < 16 ? scale : scale_b) * (float)level - shift;
     }
 }
 #endif

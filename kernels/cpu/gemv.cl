@@ -44,19 +44,14 @@ typedef float element;
     }
 
 #ifdef B_QUANT
-#ifdef TP_QUANT_IS_NIBBLE
-#define LEVELS(p, half_of) QUANT_CENTRED(convert_int16(vload16(half_of, p)) >> 4 * part & 15)
-#define PART_BYTES 0 /* from the levels of columns 0.. to those of columns 16.. */
-#else
-#define LEVELS(p, half_of) convert_int16(vload16(half_of, (__global const quant_byte *)(p)))
-#define PART_BYTES 512
-#endif
 #define AFFINE(p, block)                                                                                     \
     const float16 scale##p##_0 = tp_quant_scale(block, 0, part), scale##p##_1 = tp_quant_scale(block, 1, part); \
     const float16 shift##p##_0 = tp_quant_shift(block, 0), shift##p##_1 = tp_quant_shift(block, 1);
+#define WORDS(p, block) \
+    const uint16 words##p##_0 = tp_quant_words(block, part * 16 + c, 0), words##p##_1 = tp_quant_words(block, part * 16 + c, 1);
 #define WEIGHTS(p, block)                                                                                               \
-    const float16 w##p##_0 = QUANT_VALUE(convert_float16(LEVELS(block + from, 0)), scale##p##_0, shift##p##_0);         \
-    const float16 w##p##_1 = QUANT_VALUE(convert_float16(LEVELS(block + from, 1)), scale##p##_1, shift##p##_1);
+    const float16 w##p##_0 = QUANT_VALUE(tp_quant_level(words##p##_0, part * 16 + j), scale##p##_0, shift##p##_0);      \
+    const float16 w##p##_1 = QUANT_VALUE(tp_quant_level(words##p##_1, part * 16 + j), scale##p##_1, shift##p##_1);
 #define FETCH(p, block) \
     for (uint i = 0; i < TP_QUANT_BLOCK_BYTES; i += 64) TP_PREFETCH(block + TP_AHEAD + i);
 #define CONTRACT(PANELS, PRODUCTS)                                                       \
@@ -65,11 +60,13 @@ typedef float element;
         _Pragma("unroll") for (uint part = 0; part < 2; part++)                          \
         {                                                                                \
             PANELS(AFFINE)                                                               \
-            uint from = TP_QUANT_LEVELS + part * PART_BYTES;                             \
-            _Pragma("unroll 4") for (uint j = 0; j < 16; j++, at++, from += 32)          \
-            {                                                                            \
-                PANELS(WEIGHTS)                                                          \
-                PRODUCTS                                                                 \
+            for (uint c = 0; c < 16; c += 4) {                                           \
+                PANELS(WORDS)                                                            \
+                _Pragma("unroll") for (uint j = 0; j < 4; j++, at++)                     \
+                {                                                                        \
+                    PANELS(WEIGHTS)                                                      \
+                    PRODUCTS                                                             \
+                }                                                                        \
             }                                                                            \
         }                                                                                \
     }

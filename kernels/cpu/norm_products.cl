@@ -55,24 +55,22 @@ typedef float private_float16 __attribute__((ext_vector_type(16), aligned(4)));
 
 #ifdef QUANT
 /* 16 columns, from `first` on, of the block's two halves of 16 rows. */
-#ifdef TP_QUANT_IS_NIBBLE
-#define LEVELS(half_of, first) QUANT_CENTRED((first ? convert_int16(vload16(half_of, levels + c * 32)) >> 4 : convert_int16(vload16(half_of, levels + c * 32)) & 15))
-#else
-#define LEVELS(half_of, first) convert_int16(vload16(half_of, (__global const quant_byte *)levels + (first + c) * 32))
-#endif
 #define COLUMNS(EACH, first)                                                                                               \
     {                                                                                                                      \
         const float16 scale0 = tp_quant_scale(b, 0, first / 16), scale1 = tp_quant_scale(b, 1, first / 16);                \
-        for (uint c = 0; c < 16; c++) {                                                                                    \
-            const uint column = first + c;                                                                                 \
-            const float16 b0 = QUANT_VALUE(convert_float16(LEVELS(0, first)), scale0, shift0);                             \
-            const float16 b1 = QUANT_VALUE(convert_float16(LEVELS(1, first)), scale1, shift1);                             \
-            EACH(MULTIPLY)                                                                                                 \
+        for (uint c = first; c < first + 16; c += 4) {                                                                     \
+            const uint16 words0 = tp_quant_words(b, c, 0), words1 = tp_quant_words(b, c, 1);                               \
+            _Pragma("unroll") for (uint i = 0; i < 4; i++)                                                                 \
+            {                                                                                                              \
+                const uint column = c + i;                                                                                 \
+                const float16 b0 = QUANT_VALUE(tp_quant_level(words0, first + i), scale0, shift0);                         \
+                const float16 b1 = QUANT_VALUE(tp_quant_level(words1, first + i), scale1, shift1);                         \
+                EACH(MULTIPLY)                                                                                             \
+            }                                                                                                              \
         }                                                                                                                  \
     }
 #define BLOCK(EACH)                                                                                                        \
     const float16 shift0 = tp_quant_shift(b, 0), shift1 = tp_quant_shift(b, 1);                                            \
-    __global const uchar *levels = b + TP_QUANT_LEVELS;                                                                    \
     (void)shift0, (void)shift1;                                                                                            \
     COLUMNS(EACH, 0)                                                                                                       \
     COLUMNS(EACH, 16)
@@ -117,15 +115,17 @@ TILE(tile_8, EACH8, 8)
     {                                                                                                                      \
         const float16 scale0_0 = tp_quant_scale(b0, 0, first / 16), scale0_1 = tp_quant_scale(b0, 1, first / 16);          \
         const float16 scale1_0 = tp_quant_scale(b1, 0, first / 16), scale1_1 = tp_quant_scale(b1, 1, first / 16);          \
-        _Pragma("unroll 4") for (uint c = 0; c < 16; c++)                                                                  \
-        {                                                                                                                  \
-            __global const uchar *levels = b0 + TP_QUANT_LEVELS;                                                           \
-            const float16 p = QUANT_VALUE(convert_float16(LEVELS(0, first)), scale0_0, shift0_0);                          \
-            const float16 q = QUANT_VALUE(convert_float16(LEVELS(1, first)), scale0_1, shift0_1);                          \
-            levels = b1 + TP_QUANT_LEVELS;                                                                                 \
-            const float16 s = QUANT_VALUE(convert_float16(LEVELS(0, first)), scale1_0, shift1_0);                          \
-            const float16 t = QUANT_VALUE(convert_float16(LEVELS(1, first)), scale1_1, shift1_1);                          \
-            PAIR(first + c, p, q, s, t)                                                                                    \
+        for (uint c = first; c < first + 16; c += 4) {                                                                     \
+            const uint16 words0_0 = tp_quant_words(b0, c, 0), words0_1 = tp_quant_words(b0, c, 1);                         \
+            const uint16 words1_0 = tp_quant_words(b1, c, 0), words1_1 = tp_quant_words(b1, c, 1);                         \
+            _Pragma("unroll") for (uint i = 0; i < 4; i++)                                                                 \
+            {                                                                                                              \
+                const float16 p = QUANT_VALUE(tp_quant_level(words0_0, first + i), scale0_0, shift0_0);                    \
+                const float16 q = QUANT_VALUE(tp_quant_level(words0_1, first + i), scale0_1, shift0_1);                    \
+                const float16 s = QUANT_VALUE(tp_quant_level(words1_0, first + i), scale1_0, shift1_0);                    \
+                const float16 t = QUANT_VALUE(tp_quant_level(words1_1, first + i), scale1_1, shift1_1);                    \
+                PAIR(c + i, p, q, s, t)                                                                                    \
+            }                                                                                                              \
         }                                                                                                                  \
     }
 #endif

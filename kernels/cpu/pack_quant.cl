@@ -17,9 +17,9 @@ static inline void put_levels(__private uchar *levels, __global const uchar *blo
     const int centre = 0;
 #endif
     for (uint c = 0; c < 16; c++)
-        levels[c * 32 + j] = (uchar)((quant_level(block, g, c) + centre) | (quant_level(block, g, c + 16) + centre) << 4);
+        levels[tp_quant_byte(j, c)] = (uchar)((quant_level(block, g, c) + centre) | (quant_level(block, g, c + 16) + centre) << 4);
 #else
-    for (uint c = 0; c < 32; c++) levels[c * 32 + j] = (uchar)quant_level(block, g, c);
+    for (uint c = 0; c < 32; c++) levels[tp_quant_byte(j, c)] = (uchar)quant_level(block, g, c);
 #endif
 }
 
@@ -46,7 +46,7 @@ static inline void put_scales(__global uchar *to, __global const uchar *block, u
 
 static inline void clear_row(__private uchar *levels, __global uchar *to, uint j)
 {
-    for (uint c = 0; c < (TP_QUANT_BLOCK_BYTES - TP_QUANT_LEVELS) / 32; c++) levels[c * 32 + j] = 0;
+    for (uint c = 0; c < (TP_QUANT_BLOCK_BYTES - TP_QUANT_LEVELS) / 32; c++) levels[tp_quant_byte(j, c)] = 0;
 #ifdef TP_QUANT_F32_SCALES
     ((__global float *)to)[j] = ((__global float *)to)[32 + j] = 0.0f;
 #else
