@@ -232,7 +232,7 @@ static enum talpa_status run_case(struct tp_check_run *run, const struct tp_op *
 {
     struct tp_trial trial;
     enum talpa_status status = tp_trial_create(&trial, op, test, false);
-    if (status == TALPA_OK && tp_tier_bit(run->tier)) {
+    if (status == TALPA_OK && tp_tier_rounds(run->tier)) {
         bool is_bf16;
         status = runs_in_bf16(&is_bf16, run, &trial);
         if (status == TALPA_OK && is_bf16) {
@@ -300,7 +300,7 @@ enum talpa_status tp_conformance_run_small(struct tp_conformance_totals *totals,
     if (op && !tp_op_find(op)) return tp_fail(TALPA_E_ARGUMENT, "no op is called '%s'", op);
     struct tp_check_run run = {.device = device, .tier = tier, .report = report, .user = user};
     /* The matrix tiers have two forms of the same products: weights that stay as in the file, decoded in every run, and tiles. */
-    if (tp_tier_bit(tier)) run.base_dtype = TP_BASE_NATIVE;
+    if (tp_tier_rounds(tier)) run.base_dtype = TP_BASE_NATIVE;
     enum talpa_status status = run_ops(&run, op, max_elements);
     if (status == TALPA_OK && run.base_dtype == TP_BASE_NATIVE) {
         run.base_dtype = TP_BASE_BF16;

@@ -48,6 +48,9 @@ struct tp_launch {
 enum tp_dispatch { TP_DISPATCH_DENSE, TP_DISPATCH_SPARSE };
 /** Arithmetic of the products with frozen weights: f32, or bf16 operands with f32 sums where the device has a matrix tier. */
 enum tp_compute_dtype { TP_COMPUTE_F32, TP_COMPUTE_BF16 };
+/** What a plan is run for. Products of few rows may have other bits than the same products among many, so for text that is generated the
+ *  choice must not depend on how many sequences run together: see tp_gemm_is_few. */
+enum tp_use { TP_USE_ANY, TP_USE_PROMPT, TP_USE_DECODE };
 enum tp_base_dtype { TP_BASE_AUTO, TP_BASE_NATIVE, TP_BASE_BF16, TP_BASE_F32 };
 
 struct tp_tuning; /* runtime/tuning.h */
@@ -60,7 +63,8 @@ struct tp_plan_options {
     const struct tp_tuning *tuning; /* values of the kernels' parameters; borrowed. NULL: the plan reads the device's tuning files */
     enum tp_compute_dtype compute_dtype;
     unsigned matrix_tiers;       /* bits (tp_tier_bit of exec/tier.h) of the matrix tiers that were found to work on the device */
-    bool amx_emulate;            /* tests: x86_amx in plain C */
+    bool amx_emulate, vnni_emulate; /* tests: x86_amx, x86_vnni in plain C */
+    enum tp_use use;
     bool no_fusion;              /* every node has launches of its own */
     size_t guard_bytes;          /* unused bytes kept after each value (tests), a multiple of 1024 or 0 */
 };

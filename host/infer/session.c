@@ -40,13 +40,20 @@ enum talpa_status tp_session_build(struct talpa_session *s, enum tp_pass pass)
     return tp_graph_verify(g->graph);
 }
 
+enum talpa_status tp_session_plan_options(struct tp_plan_options *out, const struct talpa_session_options *o, enum tp_pass pass)
+{
+    TP_TRY(tp_engine_plan_options(out, o->base_dtype, o->compute_dtype));
+    out->use = pass == TP_PASS_PROMPT ? TP_USE_PROMPT : TP_USE_DECODE;
+    return TALPA_OK;
+}
+
 static enum talpa_status prepare(struct talpa_session *s, const struct talpa_session_options *o, enum tp_pass pass)
 {
     struct tp_session_graph *g = &s->graph[pass];
     struct tp_plan_options options;
     const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
     TP_TRY(tp_session_build(s, pass));
-    TP_TRY(tp_engine_plan_options(&options, o->base_dtype, o->compute_dtype));
+    TP_TRY(tp_session_plan_options(&options, o, pass));
     TP_TRY(tp_program_set_create(&g->set, &s->engine, g->graph, &options, !sparse, sparse));
     g->plan = g->set.plan_of[sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE];
     if (!s->adapter) return TALPA_OK;

@@ -45,6 +45,8 @@ struct talpa_session {
 enum talpa_status tp_session_settle(struct talpa_session *session, struct talpa_model *model, const struct talpa_session_options *options);
 /** Builds and verifies the graph of one kind of pass. */
 enum talpa_status tp_session_build(struct talpa_session *session, enum tp_pass pass);
+/** The options of the plan of one kind of pass. */
+enum talpa_status tp_session_plan_options(struct tp_plan_options *out, const struct talpa_session_options *options, enum tp_pass pass);
 /** Fills the bytes of session->info from the plans. */
 enum talpa_status tp_session_count(struct talpa_session *session);
 

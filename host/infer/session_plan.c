@@ -29,7 +29,7 @@ static enum talpa_status plan(struct talpa_session *s, struct talpa_model *model
     const bool sparse = tp_adapter_is_sparse(s->adapter, o->dispatch);
     for (int pass = 0; pass < TP_N_PASSES; pass++) {
         TP_TRY(tp_session_build(s, (enum tp_pass)pass));
-        TP_TRY(tp_engine_plan_options(&options, o->base_dtype, o->compute_dtype));
+        TP_TRY(tp_session_plan_options(&options, o, (enum tp_pass)pass));
         TP_TRY(tp_program_set_plan(&s->graph[pass].set, &keeps_native, s->graph[pass].graph, caps, &options, !sparse, sparse));
     }
     return tp_session_count(s);

@@ -28,12 +28,22 @@ static int n_parts(const struct tp_lower *lower, const struct tp_gemm *g)
     return g->b.kind == TP_OPERAND_IN ? tp_lower_n_parts(lower, g->b.index) : 1;
 }
 
+bool tp_gemm_is_few(const struct tp_lower *lower, const struct tp_type *rows)
+{
+    switch (lower->options->use) {
+    case TP_USE_DECODE: return true;
+    case TP_USE_PROMPT: return rows->rows == TP_STEP_N_LABELLED;
+    default: return rows->shape.dim[0] <= TP_GEMM_FEW_ROWS;
+    }
+}
+
 bool tp_gemm_accepts(const struct tp_lower *lower, const struct tp_gemm *g, const char *tier)
 {
     const bool row = g->b_layout == TP_LAYOUT_ROW;
     if (!strcmp(tier, "generic")) return row;
     if (!strcmp(tier, "clblast"))
         return row && g->b_dtype == TALPA_F32 && (g->k_rows == TP_STEP_NONE || n_parts(lower, g) == 1);
+    if (!strcmp(tier, "x86_vnni")) return tp_gemv_accepts(g) && g->b_layout == TP_LAYOUT_QUANT;
     if (tp_gemm_is_x86(tier)) return g->a_layout == TP_LAYOUT_ROW_BF16 && tp_gemm_x86_accepts(g);
     return tp_gemm_cpu_accepts(g);
 }
@@ -145,6 +155,7 @@ static void emit_piece(struct tp_lower *lower, const struct tp_gemm_piece *piece
 {
     if (!strcmp(tier, "clblast")) emit_clblast(lower, piece);
     else if (!strcmp(tier, "generic")) emit_generic(lower, piece);
+    else if (!strcmp(tier, "x86_vnni")) tp_gemv_emit(lower, piece, true);
     else if (tp_gemm_is_x86(tier)) tp_gemm_x86_emit(lower, piece, tier);
     else tp_gemm_cpu_emit(lower, piece);
 }

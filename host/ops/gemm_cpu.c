@@ -113,11 +113,14 @@ static struct shares share_out(const struct tp_lower *lower, const struct tp_gem
     return shares;
 }
 
+/* The bits of gemm and gemv are the same, so this is a matter of speed. */
+static bool takes_gemv(const struct tp_gemm *g) { return g->m <= TP_GEMM_FEW_ROWS && tp_gemv_accepts(g); }
+
 size_t tp_gemm_panel_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
 {
     if (g->a_layout == TP_LAYOUT_ROW_BF16) return tp_gemm_x86_panel_bytes(lower, g);
     const struct tile tile = tile_of(lower, g);
-    return decodes(g) && !tp_gemv_accepts(g) ? (size_t)(decoding_groups(lower, &tile, g->k) * tile.block_panels * panel_bytes(g->k)) : 0;
+    return decodes(g) && !takes_gemv(g) ? (size_t)(decoding_groups(lower, &tile, g->k) * tile.block_panels * panel_bytes(g->k)) : 0;
 }
 
 /* ---- launches ---- */
@@ -168,7 +171,7 @@ static void emit_skinny(struct tp_lower *lower, const struct tp_gemm_piece *piec
 
 void tp_gemm_cpu_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece)
 {
-    if (tp_gemv_accepts(&piece->gemm)) tp_gemv_emit(lower, piece);
+    if (takes_gemv(&piece->gemm)) tp_gemv_emit(lower, piece, false);
     else if (is_skinny(&piece->gemm)) emit_skinny(lower, piece);
     else emit_panels(lower, piece);
 }

@@ -52,13 +52,14 @@ void tp_pack_rows_emit(struct tp_lower *source, struct tp_operand from, struct t
 
 /* ---- gemv.c: few rows on the tier `cpu` ---- */
 
-enum { TP_GEMV_ROWS = 8 };
-
-/** Whether this is a product y = x W^T of at most TP_GEMV_ROWS rows (by its bound) with W in the layout quant or
- *  in panels. */
+/** Whether this is a product y = x W^T that cpu/gemv.cl can make, of any number of rows: W in the layout quant or in panels. */
 bool tp_gemv_accepts(const struct tp_gemm *gemm);
 
-/** The launch of one piece. */
-void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece);
+/** The launch of one piece. dots: by dot products of integers (tier x86_vnni), gemm.panels has tp_gemm_dot_bytes. */
+void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, bool dots);
+
+/** Bytes for the records of one group, as tp_dot_bytes of kernels/common/quant_dot.clh, and the option that chooses the instructions. */
+size_t tp_dot_group_bytes(int64_t m, int64_t k);
+const char *tp_dot_option(const struct tp_lower *lower);
 
 #endif

@@ -4,7 +4,7 @@
 
 /* ---- which products the tiers take ---- */
 
-bool tp_gemm_is_x86(const char *tier) { return !strncmp(tier, "x86_", 4); }
+bool tp_gemm_is_x86(const char *tier) { return !strcmp(tier, "x86_bf16") || !strcmp(tier, "x86_amx"); }
 
 bool tp_gemm_x86_accepts(const struct tp_gemm *g)
 {

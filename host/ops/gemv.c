@@ -1,4 +1,4 @@
-/* Products of few rows on the tier `cpu`: decoding. */
+/* Products of few rows on the tiers `cpu` and `x86_vnni`: decoding. */
 #include "gemm_emit.h"
 
 #include "base/dtype.h"
@@ -6,20 +6,39 @@
 bool tp_gemv_accepts(const struct tp_gemm *g)
 {
     const bool panels = g->b_layout == TP_LAYOUT_QUANT || g->b_layout == TP_LAYOUT_PANEL_F32 || g->b_layout == TP_LAYOUT_PANEL_BF16;
-    return panels && g->b_is_nk && g->m <= TP_GEMV_ROWS && g->a_stride_k == 1 && g->k_rows == TP_STEP_NONE && g->b_first_k == 0 &&
+    return panels && g->b_is_nk && g->a_stride_k == 1 && g->k_rows == TP_STEP_NONE && g->b_first_k == 0 &&
            g->b_stride == g->k && g->b_first_n % TP_PANEL == 0;
 }
 
 /* Few groups, each with a long stream: starting one costs as much as several kilobytes of weights. */
 static int64_t most_groups(const struct tp_lower *lower) { return tp_gemm_max(4, 4 * (int64_t)lower->caps->compute_units); }
 
-void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece)
+static int64_t panels_per_group(const struct tp_lower *lower, const struct tp_gemm *g)
+{
+    return tp_gemm_ceil_div(tp_gemm_ceil_div(g->n, TP_PANEL), most_groups(lower));
+}
+
+size_t tp_dot_group_bytes(int64_t m, int64_t k)
+{
+    enum { RECORD = 128, ROWS = 4, CHUNK = 32 };
+    return (size_t)(tp_gemm_min(m, CHUNK) * (k / TP_PANEL) + ROWS) * RECORD;
+}
+
+const char *tp_dot_option(const struct tp_lower *lower) { return lower->options->vnni_emulate ? "-DDOT=1" : "-DDOT=1 -DDOT_VNNI=1"; }
+
+size_t tp_gemm_dot_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
+{
+    return (size_t)tp_gemm_ceil_div(tp_gemm_ceil_div(g->n, TP_PANEL), panels_per_group(lower, g)) * tp_dot_group_bytes(g->m, g->k);
+}
+
+void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, bool dots)
 {
     const struct tp_gemm *g = &piece->gemm;
-    const int64_t panels = tp_gemm_ceil_div(g->n, TP_PANEL), panels_per_group = tp_gemm_ceil_div(panels, most_groups(lower));
+    const int64_t share = panels_per_group(lower, g);
     struct tp_launch *launch = tp_lower_launch(lower, "cpu/gemv.cl", "gemv");
     if (g->b_layout == TP_LAYOUT_QUANT) tp_launch_option(launch, "-DB_QUANT=1 %s", tp_gemm_weight_option(g->b_dtype));
-    else if (tp_layout_is_bf16(g->b_layout)) tp_launch_option(launch, "-DB_BF16=1");
+    if (dots) tp_launch_option(launch, "%s", tp_dot_option(lower));
+    if (tp_layout_is_bf16(g->b_layout)) tp_launch_option(launch, "-DB_BF16=1");
     tp_gemm_put_operands(lower, launch, piece);
     tp_launch_u32(launch, (uint32_t)g->k);
     tp_launch_u32(launch, (uint32_t)g->n);
@@ -28,7 +47,8 @@ void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece)
     tp_launch_u32(launch, (uint32_t)g->out_stride);
     tp_launch_u32(launch, (uint32_t)g->out_first_n);
     tp_launch_u32(launch, g->accumulate || g->has_c);
-    tp_launch_u32(launch, (uint32_t)panels_per_group);
-    tp_launch_groups(launch, (size_t)tp_gemm_ceil_div(panels, panels_per_group), 1, 1, 1, 1, 1);
+    tp_launch_u32(launch, (uint32_t)share);
+    if (dots) tp_launch_write(lower, launch, g->panels);
+    tp_launch_groups(launch, (size_t)tp_gemm_ceil_div(tp_gemm_ceil_div(g->n, TP_PANEL), share), 1, 1, 1, 1, 1);
     tp_gemm_put_cost(launch, g);
 }

@@ -3,7 +3,7 @@
 #include "norm_products.h"
 
 #include "base/dtype.h"
-#include "gemm.h"
+#include "gemm_emit.h"
 
 extern const struct tp_op tp_op_matmul, tp_op_swiglu, tp_op_geglu;
 
@@ -89,7 +89,7 @@ static bool applies(const struct tp_lower *lower)
 {
     const struct tp_type *x = tp_lower_in(lower, X);
     const int64_t k = x->shape.dim[1];
-    if (x->shape.dim[0] > MAX_ROWS || k % 32 || tp_lower_in(lower, NORM)->shape.dim[0] != k) return false;
+    if (k % 32 || tp_lower_in(lower, NORM)->shape.dim[0] != k) return false;
     for (int i = 0; i < (int)lower->node->attrs.i[N_WEIGHTS]; i++) {
         const enum tp_layout layout = weight_layout(lower, WEIGHTS + i);
         if (layout == TP_LAYOUT_ROW) return false;
@@ -98,13 +98,20 @@ static bool applies(const struct tp_lower *lower)
     return true;
 }
 
+static bool applies_cpu(const struct tp_lower *lower) { return tp_lower_in(lower, X)->shape.dim[0] <= MAX_ROWS && applies(lower); }
+
+static bool applies_vnni(const struct tp_lower *lower)
+{
+    return tp_gemm_is_few(lower, tp_lower_in(lower, X)) && tp_gemm_wants_quant(lower, WEIGHTS) && applies(lower);
+}
+
 static void layouts(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
 {
     (void)out;
     for (int i = 0; i < (int)lower->node->attrs.i[N_WEIGHTS]; i++) in[WEIGHTS + i] = weight_layout(lower, WEIGHTS + i);
 }
 
-static enum talpa_status lower_products(struct tp_lower *lower)
+static enum talpa_status lower_products(struct tp_lower *lower, bool dots)
 {
     const struct tp_attrs *attrs = &lower->node->attrs;
     const struct tp_type *x = tp_lower_in(lower, X);
@@ -116,6 +123,7 @@ static enum talpa_status lower_products(struct tp_lower *lower)
     struct tp_launch *launch = tp_lower_launch(lower, "cpu/norm_products.cl", "norm_products");
     tp_launch_option(launch, "-DN_WEIGHTS=%d", n_weights);
     if (layout == TP_LAYOUT_QUANT) tp_launch_option(launch, "-DQUANT=1 %s", tp_gemm_weight_option(tp_lower_in(lower, WEIGHTS)->dtype));
+    if (dots) tp_launch_option(launch, "%s", tp_dot_option(lower));
     if (layout == TP_LAYOUT_PANEL_BF16) tp_launch_option(launch, "-DB_BF16=1");
     if (attrs->i[ACTIVATION]) tp_launch_option(launch, attrs->i[ACTIVATION] == SILU ? "-DGATED=TP_SILU" : "-DGATED=TP_GELU_TANH");
     if (attrs->i[STORES_NORM]) tp_launch_option(launch, "-DSTORE_NORM=1");
@@ -135,14 +143,22 @@ static enum talpa_status lower_products(struct tp_lower *lower)
     /* Shares end evenly enough with four per core, and starting a group costs more than that would gain. */
     const int64_t most = 4 * (int64_t)(lower->caps->compute_units ? lower->caps->compute_units : 1), groups = n_panels < most ? n_panels : most;
     tp_launch_u32(launch, (uint32_t)groups);
+    if (dots) {
+        const size_t bytes_per_group = tp_dot_group_bytes(x->shape.dim[0], x->shape.dim[1]);
+        tp_launch_write(lower, launch, tp_scratch(tp_lower_scratch(lower, (size_t)groups * bytes_per_group)));
+    }
     tp_launch_groups(launch, (size_t)groups, 1, 1, 1, 1, 1);
     tp_launch_cost(launch, 2.0 * (double)x->shape.dim[0] * k * columns, bytes + 4.0 * (double)x->shape.dim[0] * (k + columns));
     return TALPA_OK;
 }
 
-static const struct tp_variant variants[] = {{"cpu", applies, layouts, lower_products}};
+static enum talpa_status lower_cpu(struct tp_lower *lower) { return lower_products(lower, false); }
+static enum talpa_status lower_vnni(struct tp_lower *lower) { return lower_products(lower, true); }
+
+static const struct tp_variant variants[] = {{"x86_vnni", applies_vnni, layouts, lower_vnni}, {"cpu", applies_cpu, layouts, lower_cpu}};
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
 const struct tp_fusion tp_norm_fusions[TP_N_NORM_FUSIONS] = {
-    {.name = "norm and gated activation", .match = match_gated, .variants = variants, .n_variants = 1},
-    {.name = "norm and products", .match = match_products, .variants = variants, .n_variants = 1},
+    {.name = "norm and gated activation", .match = match_gated, .variants = variants, .n_variants = N_VARIANTS},
+    {.name = "norm and products", .match = match_products, .variants = variants, .n_variants = N_VARIANTS},
 };

@@ -1,14 +1,18 @@
 /* out[m, n] = (add ? c[m, n] : 0) + sum_k a[m, k] * b(k, n) for few rows m (decoding).
  *   b in the layout `quant` (-DB_QUANT, -DTP_WEIGHT_<T>): dequantised in registers, exactly
  *   b in panels [n/32][K][32] of f32, or bf16 (-DB_BF16)
+ *   -DDOT: the same b by dot products of integers (common/quant_dot.clh); encoded: room for every group's records of rows of a
  *   a[m*a_stride + k]; c, out: element m*out_stride + out_first_n + n; c may be out itself; b_first_n is a multiple of 32.
- * Every sum is one f32 chain of fma in ascending k, c last: the bits of cpu/gemm.cl, and the same for any number of rows. A chain waits for
+ * Without DOT every sum is one f32 chain of fma in ascending k, c last: the bits of cpu/gemm.cl, and the same for any number of rows. A chain waits for
  * its last step, so a single row takes two panels at a time: four chains side by side.
  * Index map: one work-item per group, group x makes panels_per_group panels of 32 columns, in tiles of 4 or 2 rows x 1 panel or 1 row x 2. */
 #include "common/base.clh"
 #include "common/step.clh"
 #include "common/vector.clh"
 #include "common/quant_panel.clh"
+#ifdef DOT
+#include "common/quant_dot.clh"
+#endif
 
 #ifdef B_QUANT
 typedef uchar element;
@@ -20,6 +24,25 @@ typedef float element;
 #define LOAD16(i, p) vload16(i, p)
 #endif
 
+/* The sums of one row and 32 columns, as many as there are, to out. */
+static inline void finish(__global float *out, __global const float *c, float16 y_0, float16 y_1, uint columns, uint add)
+{
+    if (columns >= 32) {
+        if (add) {
+            y_0 += vload16(0, c);
+            y_1 += vload16(1, c);
+        }
+        tp_store16(y_0, out);
+        tp_store16(y_1, out + 16);
+    } else {
+        float edge[32];
+        vstore16(y_0, 0, edge);
+        vstore16(y_1, 1, edge);
+        for (uint j = 0; j < columns; j++) out[j] = add ? c[j] + edge[j] : edge[j];
+    }
+}
+
+#ifndef DOT
 /* Chain y<i>_<h>: row i of a, half h of the panel; PAIR: one row, y<p>_<h> for panel p. */
 #define ROWS1(X) X(0)
 #define ROWS2(X) X(0) X(1)
@@ -79,24 +102,6 @@ typedef float element;
     }
 #endif
 
-/* The sums of one row and 32 columns, as many as there are, to out. */
-static inline void finish(__global float *out, __global const float *c, float16 y_0, float16 y_1, uint columns, uint add)
-{
-    if (columns >= 32) {
-        if (add) {
-            y_0 += vload16(0, c);
-            y_1 += vload16(1, c);
-        }
-        tp_store16(y_0, out);
-        tp_store16(y_1, out + 16);
-    } else {
-        float edge[32];
-        vstore16(y_0, 0, edge);
-        vstore16(y_1, 1, edge);
-        for (uint j = 0; j < columns; j++) out[j] = add ? c[j] + edge[j] : edge[j];
-    }
-}
-
 #define FINISH(i) \
     if (i < rows) finish(out + (size_t)i * out_stride, c + (size_t)i * out_stride, y##i##_0, y##i##_1, columns, add);
 #define TILE(name, ROWS)                                                                                                                  \
@@ -122,11 +127,17 @@ static inline void tile_pair(__global const float *a0, __global const element *b
     finish(out, c, y0_0, y0_1, 32, add);
     finish(out + 32, c + 32, y1_0, y1_1, columns - 32, add);
 }
+#endif
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemv(
     __global const float *a, __global const element *b, __global const float *c, __global float *out, __global const uint *step,
     uint m_symbol, uint m_bound, uint k, uint n, uint a_stride, uint b_first_n, uint out_stride, uint out_first_n, uint add,
-    uint panels_per_group)
+    uint panels_per_group
+#ifdef DOT
+    ,
+    __global uchar *encoded
+#endif
+)
 {
     const uint m = tp_rows(step, m_symbol, m_bound);
     const uint begin = (uint)tp_group_id(0) * panels_per_group, end = min((n + 31) / 32, begin + panels_per_group);
@@ -136,6 +147,28 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemv(
     const size_t panel_elements = (size_t)k * 32;
 #endif
     __global const element *panel = b + (b_first_n / 32 + begin) * panel_elements;
+#ifdef DOT
+    const uint blocks = k / 32;
+    float sums[TP_DOT_SUMS];
+    __global uchar *records = encoded + tp_group_id(0) * tp_dot_bytes(m_bound, k);
+    for (uint first = 0; first < m; first += TP_DOT_CHUNK, panel -= (end - begin) * panel_elements) {
+        const uint count = min(m - first, (uint)TP_DOT_CHUNK);
+        for (uint t = 0; t < count; t++) {
+            __global const float *from = a + (size_t)(first + t) * a_stride;
+            for (uint i = 0; i < blocks; i++)
+                tp_dot_encode(records + (size_t)(i * count + t) * TP_DOT_RECORD, tp_load16(from + i * 32), tp_load16(from + i * 32 + 16));
+        }
+        for (uint p = begin; p < end; p++, panel += panel_elements)
+            for (uint row = 0; row < count; row += TP_DOT_ROWS) {
+                const uint rows = min(count - row, (uint)TP_DOT_ROWS);
+                tp_dot_rows(sums, records + row * TP_DOT_RECORD, count * TP_DOT_RECORD, panel, blocks, rows);
+                for (uint i = 0; i < rows; i++) {
+                    const size_t to = (size_t)(first + row + i) * out_stride + out_first_n + p * 32;
+                    finish(out + to, c + to, vload16(0, sums + i * 32), vload16(1, sums + i * 32), n - p * 32, add);
+                }
+            }
+    }
+#else
     for (uint p = begin; p < end;) {
         const uint taken = m == 1 && p + 1 < end ? 2 : 1, columns = n - p * 32;
         for (uint row = 0; row < m; row += 4) {
@@ -150,4 +183,5 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemv(
         p += taken;
         panel += taken * panel_elements;
     }
+#endif
 }

@@ -3,10 +3,12 @@
  *   out_i[t, n] = sum_k y[t, k] W_i[n, k]                                   N_WEIGHTS weights, n < n_i
  *   GATED (2 weights): out[t, n] = g / (1 + exp(-GATED(g))) * u of the two products g and u instead, as cpu/swiglu.cl
  *   STORE_NORM: y is stored as well
- * Weights lie in panels of 32 rows: blocks of the layout `quant` (QUANT and TP_WEIGHT_<T>), else f32 or bf16 (B_BF16). At most 8 rows at run
- * time; k is a multiple of 32. Every sum is one f32 chain of fma in ascending k: the bits of rms_norm, gemm and swiglu one by one.
+ *   DOT: the products by dot products of integers (common/quant_dot.clh); encoded: room for every group's records of rows of y
+ * Weights lie in panels of 32 rows: blocks of the layout `quant` (QUANT and TP_WEIGHT_<T>), else f32 or bf16 (B_BF16). k is a multiple of
+ * 32; without DOT at most 8 rows. There every sum is one f32 chain of fma in ascending k; the bits are those of rms_norm, gemm (gemv with
+ * DOT) and swiglu one by one.
  * Index map: one work-item per group; the panels of all weights are numbered through and each group takes a contiguous share. It makes r
- * for all rows and normalises 32 columns at a time, which costs little beside decoding 32 rows of a weight. A chain waits for its last step,
+ * for all rows; without DOT it normalises 32 columns at a time, which costs little beside decoding 32 rows of a weight. A chain waits for its last step,
  * so a single row takes two panels at a time (those of gate and up, else neighbours): four chains side by side. */
 #include "common/base.clh"
 #include "common/step.clh"
@@ -14,7 +16,16 @@
 #include "common/gated.clh"
 #include "common/quant_panel.clh"
 
+#ifdef DOT
+#include "common/quant_dot.clh"
+#define MAX_ROWS TP_DOT_CHUNK /* rows whose r is made at once */
+#define TILE_ROWS TP_DOT_ROWS /* and that are multiplied at once */
+#define N_SUMS TP_DOT_SUMS
+#else
 #define MAX_ROWS 8
+#define TILE_ROWS 8
+#define N_SUMS (TILE_ROWS * 32)
+#endif
 
 #ifdef QUANT
 typedef uchar stored;
@@ -31,6 +42,7 @@ typedef float stored;
 
 typedef float private_float16 __attribute__((ext_vector_type(16), aligned(4)));
 
+#ifndef DOT
 #define EACH1(X) X(0)
 #define EACH4(X) X(0) X(1) X(2) X(3)
 #define EACH8(X) EACH4(X) X(4) X(5) X(6) X(7)
@@ -167,12 +179,27 @@ static inline void panel_product(__private float *sums, __global const float *x,
     else if (rows <= 4) tile_4(sums, x, norm, r, b, rows, k);
     else tile_8(sums, x, norm, r, b, rows, k);
 }
+#define PRODUCT(sums, b) panel_product(sums, x + (size_t)first * k, norm, r, b, rows, k)
+#else
+#define PRODUCT(sums, b) tp_dot_rows(sums, records + row * TP_DOT_RECORD, count * TP_DOT_RECORD, b, k / 32, rows)
+#endif
 
-static inline void put(__global float *out, __private const float *sums, uint panel, uint rows, uint n)
+static inline float row_scale(__global const float *row, uint k, float eps)
+{
+    float16 sum0 = 0.0f, sum1 = 0.0f;
+    for (uint j = 0; j < k; j += 32) {
+        const float16 a = tp_load16(row + j), b = tp_load16(row + j + 16);
+        sum0 = fma(a, a, sum0);
+        sum1 = fma(b, b, sum1);
+    }
+    return 1.0f / sqrt(tp_sum16(sum0 + sum1) / (float)k + eps);
+}
+
+static inline void put(__global float *out, __private const float *sums, uint panel, uint first, uint rows, uint n)
 {
     const uint columns = min(32u, n - panel * 32);
     for (uint t = 0; t < rows; t++) {
-        __global float *to = out + (size_t)t * n + panel * 32;
+        __global float *to = out + (size_t)(first + t) * n + panel * 32;
         if (columns == 32) {
             tp_store16(vload16(0, sums + t * 32), to);
             tp_store16(vload16(1, sums + t * 32), to + 16);
@@ -200,67 +227,89 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void norm_products(
 #ifdef STORE_NORM
     __global float *stored_norm,
 #endif
-    __global const uint *step, uint symbol, uint bound, uint k, float eps, uint n0, uint n1, uint n2, uint n_groups)
-{
-    const uint rows = min(tp_rows(step, symbol, bound), (uint)MAX_ROWS), group = tp_group_id(0);
-    float r[MAX_ROWS], sums[MAX_ROWS * 32];
-    if (rows == 0) return;
-    for (uint t = 0; t < rows; t++) {
-        __global const float *row = x + (size_t)t * k;
-        float16 sum0 = 0.0f, sum1 = 0.0f;
-        for (uint j = 0; j < k; j += 32) {
-            const float16 a = tp_load16(row + j), b = tp_load16(row + j + 16);
-            sum0 = fma(a, a, sum0);
-            sum1 = fma(b, b, sum1);
-        }
-        r[t] = 1.0f / sqrt(tp_sum16(sum0 + sum1) / (float)k + eps);
-    }
-#ifdef STORE_NORM
-    for (uint t = 0; t < (group == 0 ? rows : 0); t++)
-        for (uint j = 0; j < k; j += 16) tp_store16(tp_load16(x + (size_t)t * k + j) * r[t] * tp_load16(norm + j), stored_norm + (size_t)t * k + j);
+    __global const uint *step, uint symbol, uint bound, uint k, float eps, uint n0, uint n1, uint n2, uint n_groups
+#ifdef DOT
+    ,
+    __global uchar *encoded
 #endif
+)
+{
+    const uint n_rows = tp_rows(step, symbol, bound), group = tp_group_id(0);
     const size_t panel = (size_t)(k / 32) * PANEL_STEP;
     const uint panels0 = (n0 + 31) / 32;
-    float sums1[MAX_ROWS * 32];
+    float r[MAX_ROWS], sums[N_SUMS], sums1[N_SUMS];
+#ifdef DOT
+    __global uchar *records = encoded + group * tp_dot_bytes(bound, k);
+#endif
+    for (uint first = 0; first < n_rows; first += MAX_ROWS) {
+        const uint count = min(n_rows - first, (uint)MAX_ROWS);
+        for (uint t = 0; t < count; t++) r[t] = row_scale(x + (size_t)(first + t) * k, k, eps);
+#ifdef STORE_NORM
+        for (uint t = 0; t < (group == 0 ? count : 0); t++) {
+            const size_t at = (size_t)(first + t) * k;
+            for (uint j = 0; j < k; j += 16) tp_store16(tp_load16(x + at + j) * r[t] * tp_load16(norm + j), stored_norm + at + j);
+        }
+#endif
+#ifdef DOT
+        for (uint t = 0; t < count; t++)
+            for (uint j = 0; j < k; j += 32) {
+                __global const float *from = x + (size_t)(first + t) * k + j;
+                tp_dot_encode(records + (size_t)(j / 32 * count + t) * TP_DOT_RECORD, tp_load16(from) * r[t] * tp_load16(norm + j),
+                              tp_load16(from + 16) * r[t] * tp_load16(norm + j + 16));
+            }
+#endif
 #ifdef GATED
-    const uint end = tp_share_rows(panels0, n_groups, group + 1);
-    for (uint p = tp_share_rows(panels0, n_groups, group); p < end; p++) {
-        if (rows == 1) {
-            tile_pair(sums, sums1, x, norm, r[0], w0 + p * panel, w1 + p * panel, k);
-        } else {
-            panel_product(sums, x, norm, r, w0 + p * panel, rows, k);
-            panel_product(sums1, x, norm, r, w1 + p * panel, rows, k);
-        }
-        for (uint i = 0; i < rows * 32; i += 16) {
-            const float16 g = vload16(0, sums + i);
-            *(private_float16 *)(sums + i) = g / (1.0f + exp(-GATED(g))) * vload16(0, sums1 + i);
-        }
-        put(out0, sums, p, rows, n0);
-    }
+        const uint end = tp_share_rows(panels0, n_groups, group + 1);
+        for (uint p = tp_share_rows(panels0, n_groups, group); p < end; p++)
+            for (uint row = 0; row < count; row += TILE_ROWS) {
+                const uint rows = min(count - row, (uint)TILE_ROWS);
+#ifndef DOT
+                if (rows == 1) {
+                    tile_pair(sums, sums1, x + (size_t)first * k, norm, r[0], w0 + p * panel, w1 + p * panel, k);
+                } else
+#endif
+                {
+                    PRODUCT(sums, w0 + p * panel);
+                    PRODUCT(sums1, w1 + p * panel);
+                }
+                for (uint i = 0; i < rows * 32; i += 16) {
+                    const float16 g = vload16(0, sums + i);
+                    *(private_float16 *)(sums + i) = g / (1.0f + exp(-GATED(g))) * vload16(0, sums1 + i);
+                }
+                put(out0, sums, p, first + row, rows, n0);
+            }
 #else
-    const uint panels1 = panels0 + (n1 + 31) / 32, panels = panels1 + (n2 + 31) / 32;
+        const uint panels1 = panels0 + (n1 + 31) / 32, panels = panels1 + (n2 + 31) / 32;
 #if N_WEIGHTS == 1
 #define PANEL(p) (w0 + (p) * panel)
-#define PUT(p, sums) put(out0, sums, p, rows, n0)
+#define PUT(p, sums) put(out0, sums, p, first + row, rows, n0)
 #elif N_WEIGHTS == 2
 #define PANEL(p) ((p) < panels0 ? w0 + (p) * panel : w1 + ((p) - panels0) * panel)
-#define PUT(p, sums) (p) < panels0 ? put(out0, sums, p, rows, n0) : put(out1, sums, (p) - panels0, rows, n1)
+#define PUT(p, sums) \
+    (p) < panels0 ? put(out0, sums, p, first + row, rows, n0) : put(out1, sums, (p) - panels0, first + row, rows, n1)
 #else
 #define PANEL(p) ((p) < panels0 ? w0 + (p) * panel : (p) < panels1 ? w1 + ((p) - panels0) * panel : w2 + ((p) - panels1) * panel)
-#define PUT(p, sums) \
-    (p) < panels0 ? put(out0, sums, p, rows, n0) : (p) < panels1 ? put(out1, sums, (p) - panels0, rows, n1) : put(out2, sums, (p) - panels1, rows, n2)
+#define PUT(p, sums)                                                             \
+    (p) < panels0   ? put(out0, sums, p, first + row, rows, n0)                  \
+    : (p) < panels1 ? put(out1, sums, (p) - panels0, first + row, rows, n1)      \
+                    : put(out2, sums, (p) - panels1, first + row, rows, n2)
 #endif
-    const uint end = tp_share_rows(panels, n_groups, group + 1);
-    for (uint p = tp_share_rows(panels, n_groups, group); p < end; p++) {
-        if (rows == 1 && p + 1 < end) {
-            tile_pair(sums, sums1, x, norm, r[0], PANEL(p), PANEL(p + 1), k);
-            PUT(p, sums);
-            p++;
-            PUT(p, sums1);
-        } else {
-            panel_product(sums, x, norm, r, PANEL(p), rows, k);
-            PUT(p, sums);
-        }
+        const uint end = tp_share_rows(panels, n_groups, group + 1);
+        for (uint p = tp_share_rows(panels, n_groups, group); p < end; p++)
+            for (uint row = 0; row < count; row += TILE_ROWS) {
+                const uint rows = min(count - row, (uint)TILE_ROWS);
+#ifndef DOT
+                if (rows == 1 && p + 1 < end) {
+                    tile_pair(sums, sums1, x + (size_t)first * k, norm, r[0], PANEL(p), PANEL(p + 1), k);
+                    PUT(p, sums);
+                    p++;
+                    PUT(p, sums1);
+                    continue;
+                }
+#endif
+                PRODUCT(sums, PANEL(p));
+                PUT(p, sums);
+            }
+#endif
     }
-#endif
 }
