@@ -82,7 +82,7 @@ static bool may_reuse(const struct placement *p, int32_t n, int input, talpa_val
 {
     const struct tp_node *node = tp_graph_node_at(p->graph, n);
     const talpa_value value = node->in[input];
-    if (value == TP_NONE || p->plan->inner[value] || p->plan->inner[out]) return false;
+    if (value == TP_NONE || p->plan->inner[value] || p->plan->inner[out] || p->plan->no_row[value] || p->plan->no_row[out]) return false;
     size_t offset;
     const talpa_value root = root_of(p, value, &offset);
     if (!in_arena(p, root) || offset || p->slot[root].last > position) return false;
@@ -150,7 +150,7 @@ static enum talpa_status collect(struct placement *p, const size_t *scratch_byte
         struct tp_location *location = &plan->row[v];
         location->n_bytes = tp_type_bytes(&info->type);
         location->owner = info->base;
-        if (p->slot[v].parent != TP_NONE || is_left_out(p, v) || plan->inner[v]) continue;
+        if (p->slot[v].parent != TP_NONE || is_left_out(p, v) || plan->inner[v] || plan->no_row[v]) continue;
         location->place = info->kind == TP_INPUT ? TP_PLACE_INPUT : info->kind == TP_TEMP ? TP_PLACE_ARENA : TP_PLACE_STORE;
         if (info->kind == TP_TEMP)
             add_item(p, location, p->slot[v].first, p->slot[v].last, location->n_bytes, tp_graph_node_at(p->graph, info->producer)->op->name);

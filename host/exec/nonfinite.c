@@ -29,6 +29,8 @@ static size_t place(enum tp_layout layout, size_t row, size_t column, size_t n, 
     case TP_LAYOUT_PANEL_T_F32:
     case TP_LAYOUT_PANEL_T_BF16:
         return (column / TP_PANEL * n + row) * TP_PANEL + column % TP_PANEL;
+    case TP_LAYOUT_ROW_BF16:
+        return row * ((k + TP_PANEL - 1) / TP_PANEL * TP_PANEL) + column;
     default:
         return row * k + column;
     }
@@ -36,7 +38,7 @@ static size_t place(enum tp_layout layout, size_t row, size_t column, size_t n, 
 
 static float value_at(const void *bytes, enum tp_layout layout, size_t at)
 {
-    if (layout != TP_LAYOUT_PANEL_BF16 && layout != TP_LAYOUT_PANEL_T_BF16) return ((const float *)bytes)[at];
+    if (!tp_layout_is_bf16(layout) && layout != TP_LAYOUT_ROW_BF16) return ((const float *)bytes)[at];
     const uint32_t bits = (uint32_t)((const uint16_t *)bytes)[at] << 16;
     float value;
     memcpy(&value, &bits, sizeof value);

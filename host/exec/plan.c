@@ -46,7 +46,22 @@ static struct tp_lower lower_for(const struct tp_plan *plan, const struct tp_nod
                              .caps = &plan->caps,
                              .options = &plan->options,
                              .in_layout = choice->in,
-                             .out_layout = choice->out};
+                             .out_layout = choice->out,
+                             .also_layout = choice->also};
+}
+
+/* Takes the flag of tp_layout_or_row off the layouts that a variant gave. */
+static void read_flags(struct tp_choice *choice)
+{
+    for (int i = 0; i < TP_CASE_MAX_IN; i++) {
+        if (!((int)choice->in[i] & TP_LAYOUT_OR_ROW)) continue;
+        choice->may_in[i] = (enum tp_layout)((int)choice->in[i] & ~TP_LAYOUT_OR_ROW);
+        choice->in[i] = TP_LAYOUT_ROW;
+    }
+    for (int o = 0; o < TP_MAX_OUT; o++) {
+        choice->both[o] = ((int)choice->out[o] & TP_LAYOUT_OR_ROW) != 0;
+        choice->out[o] = (enum tp_layout)((int)choice->out[o] & ~TP_LAYOUT_OR_ROW);
+    }
 }
 
 const struct tp_variant *tp_plan_choose(const struct tp_plan *plan, const struct tp_node *node, int32_t node_index,
@@ -58,6 +73,7 @@ const struct tp_variant *tp_plan_choose(const struct tp_plan *plan, const struct
         const struct tp_lower lower = lower_for(plan, node, node_index, choice);
         if (!tp_tier_allowed(&plan->caps, &plan->options, variant->tier) || (variant->applies && !variant->applies(&lower))) continue;
         if (variant->layouts) variant->layouts(&lower, choice->in, choice->out);
+        read_flags(choice);
         if (can_pack(plan, node, choice->in)) return variant;
     }
     return NULL;
@@ -74,8 +90,8 @@ static enum talpa_status choose_variant(struct tp_plan *plan, int32_t n, struct 
     return TALPA_OK;
 }
 
-/* Where the layout of a value as it is produced stands: NULL if no launch makes it. */
-static enum tp_layout *produced_layout(const struct tp_plan *plan, struct tp_choice *choices, talpa_value value)
+/* The choice of the node that produces a value, and which of its outputs that is: NULL if no launch makes it. */
+static struct tp_choice *producer_choice(const struct tp_plan *plan, struct tp_choice *choices, talpa_value value, int *output)
 {
     const struct tp_value_info *info = tp_graph_value(plan->graph, value);
     if (info->producer < 0 || plan->inner[value]) return NULL;
@@ -83,28 +99,72 @@ static enum tp_layout *produced_layout(const struct tp_plan *plan, struct tp_cho
     const struct tp_node *node = tp_plan_node(plan, n);
     if (is_layout_only(node)) return NULL;
     for (int o = 0; o < node->n_out; o++)
-        if (node->out[o] == value) return &choices[n].out[o];
+        if (node->out[o] == value) {
+            *output = o;
+            return &choices[n];
+        }
     return NULL;
 }
 
-/* A producer's offer of another layout stands only if every reader wants exactly that. */
-static void settle_outputs(const struct tp_plan *plan, struct tp_choice *choices)
+/* A value that its producer can make in another layout than row, and how its readers want it. */
+struct offer {
+    struct tp_choice *maker; /* NULL: there is no offer */
+    int output;
+    enum tp_layout layout;
+    enum tp_phase phase;
+    int n_wanted; /* in the offered layout */
+    int n_may;    /* in row, or in that one */
+    bool row;     /* somebody needs it in row */
+    bool alone;   /* settled: it is made in that layout only */
+};
+
+static void count_wishes(const struct tp_plan *plan, const struct tp_choice *choices, struct offer *offers)
 {
-    const int32_t n_nodes = tp_graph_n_nodes(plan->graph), n_values = tp_graph_n_values(plan->graph);
-    for (int32_t v = 0; v < n_values; v++) {
-        enum tp_layout *offer = produced_layout(plan, choices, v);
-        if (!offer || *offer == TP_LAYOUT_ROW) continue;
-        bool agreed = !tp_graph_value(plan->graph, v)->is_output, any = false;
-        for (int32_t n = 0; n < n_nodes && agreed; n++) {
-            const struct tp_node *node = tp_plan_node(plan, n);
-            for (int i = 0; node && i < node->n_in; i++)
-                if (node->in[i] == v) {
-                    any = true;
-                    if (is_layout_only(node) || choices[n].in[i] != *offer) agreed = false;
-                }
+    for (int32_t n = 0; n < tp_graph_n_nodes(plan->graph); n++) {
+        const struct tp_node *node = tp_plan_node(plan, n);
+        for (int i = 0; node && i < node->n_in; i++) {
+            struct offer *offer = node->in[i] == TP_NONE ? NULL : &offers[node->in[i]];
+            if (!offer || !offer->maker) continue;
+            if (is_layout_only(node) || node->phase != offer->phase) offer->row = true;
+            else if (choices[n].in[i] == offer->layout) offer->n_wanted++;
+            else if (choices[n].may_in[i] == offer->layout) offer->n_may++;
+            else offer->row = true;
         }
-        if (!agreed || !any) *offer = TP_LAYOUT_ROW;
     }
+}
+
+/* A producer's offer of another layout stands alone if every reader takes it. One that can make both layouts makes the other one if a reader
+ * wants it, and row besides if a reader needs that; who may read either reads row then. */
+static enum talpa_status settle_outputs(struct tp_plan *plan, struct tp_choice *choices)
+{
+    const int32_t n_values = tp_graph_n_values(plan->graph);
+    struct offer *offers = calloc((size_t)n_values + 1, sizeof *offers);
+    if (!offers) return tp_fail_memory("plan", (unsigned long long)n_values * sizeof *offers);
+    for (int32_t v = 0; v < n_values; v++) {
+        const struct tp_value_info *info = tp_graph_value(plan->graph, v);
+        int o = 0;
+        struct tp_choice *maker = producer_choice(plan, choices, v, &o);
+        if (!maker || maker->out[o] == TP_LAYOUT_ROW) continue;
+        offers[v] = (struct offer){.maker = maker, .output = o, .layout = maker->out[o], .row = info->is_output,
+                                   .phase = tp_graph_node_at(plan->graph, info->producer)->phase};
+    }
+    count_wishes(plan, choices, offers);
+    for (int32_t v = 0; v < n_values; v++) {
+        struct offer *offer = &offers[v];
+        if (!offer->maker) continue;
+        const bool both = offer->maker->both[offer->output];
+        offer->alone = plan->no_row[v] = !offer->row && (offer->n_wanted || (!both && offer->n_may));
+        if (offer->alone) continue;
+        offer->maker->out[offer->output] = TP_LAYOUT_ROW;
+        if (both && offer->n_wanted) offer->maker->also[offer->output] = offer->layout;
+    }
+    for (int32_t n = 0; n < tp_graph_n_nodes(plan->graph); n++) {
+        const struct tp_node *node = tp_plan_node(plan, n);
+        for (int i = 0; node && i < node->n_in; i++)
+            if (node->in[i] != TP_NONE && offers[node->in[i]].alone) choices[n].in[i] = offers[node->in[i]].layout;
+    }
+    free(offers);
+    return TALPA_OK;
 }
 
 /* ---- conversions ---- */
@@ -146,8 +206,9 @@ static enum talpa_status convert_inputs(struct tp_plan *plan, int32_t n, struct 
         }
         bool is_new;
         TP_TRY(want_packed(plan, value, layout, is_weight ? -1 : (int)node->phase, tp_plan_position(plan, n), &is_new));
-        const enum tp_layout *made = produced_layout(plan, choices, value);
-        const bool produced = made && *made == layout;
+        int o = 0;
+        const struct tp_choice *maker = producer_choice(plan, choices, value, &o);
+        const bool produced = maker && (maker->out[o] == layout || maker->also[o] == layout);
         if (is_new && produced) plan->packed[plan->n_packed - 1].first = tp_plan_position(plan, info->producer);
         if (!is_new || is_weight || produced) continue;
         struct tp_lower lower = {.graph = plan->graph,
@@ -222,7 +283,7 @@ static enum talpa_status build(struct tp_plan *plan, struct tp_choice *choices, 
     const int32_t n_nodes = tp_graph_n_nodes(plan->graph);
     TP_TRY(tp_plan_fuse(plan));
     for (int32_t n = 0; n < n_nodes; n++) TP_TRY(choose_variant(plan, n, &choices[n]));
-    settle_outputs(plan, choices);
+    TP_TRY(settle_outputs(plan, choices));
     for (int32_t n = 0; n < n_nodes; n++) TP_TRY(lower_node(plan, n, choices, scratch_bytes));
     return tp_plan_place(plan, scratch_bytes);
 }
@@ -257,7 +318,8 @@ static enum talpa_status create(struct tp_plan **out, const struct talpa_graph *
     plan->scratch = calloc(n_nodes * TP_MAX_SCRATCH, sizeof *plan->scratch);
     plan->fused_of = calloc(n_nodes, sizeof *plan->fused_of);
     plan->inner = calloc(n_values, sizeof *plan->inner);
-    if (!plan->fused_of || !plan->inner || !plan->variant || !plan->row || !plan->row_needed || !plan->scratch) {
+    plan->no_row = calloc(n_values, sizeof *plan->no_row);
+    if (!plan->fused_of || !plan->inner || !plan->no_row || !plan->variant || !plan->row || !plan->row_needed || !plan->scratch) {
         status = tp_fail_memory("plan", n_nodes * TP_MAX_SCRATCH * sizeof *plan->scratch);
         goto done;
     }
@@ -300,6 +362,7 @@ void tp_plan_free(struct tp_plan *plan)
     free(plan->fused);
     free(plan->fused_of);
     free(plan->inner);
+    free(plan->no_row);
     free(plan->variant);
     free(plan->row);
     free(plan->row_needed);

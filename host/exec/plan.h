@@ -48,6 +48,7 @@ struct tp_plan {
     int32_t *fused_of;                  /* per node: its group, -1: none */
     bool *inner;                        /* per value: lives inside a group only, has no storage */
     struct tp_location *row;            /* per value: its row-layout storage */
+    bool *no_row;                       /* per value: made and read in another layout only */
     bool *row_needed;                   /* per value: weights whose row layout is read by a launch */
     struct tp_packed *packed;
     int n_packed, packed_room;

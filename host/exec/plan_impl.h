@@ -4,9 +4,12 @@
 
 #include "exec/plan.h"
 
-/** Layouts chosen for the operands of a node. */
+/** Layouts chosen for the operands of a node. While values are settled, `may_in` is what an input may come in instead of row, `out` what the
+ *  variant offers, and `both` says that it can make row too. */
 struct tp_choice {
-    enum tp_layout in[TP_CASE_MAX_IN], out[TP_MAX_OUT];
+    enum tp_layout in[TP_CASE_MAX_IN], out[TP_MAX_OUT], also[TP_MAX_OUT];
+    enum tp_layout may_in[TP_CASE_MAX_IN];
+    bool both[TP_MAX_OUT];
 };
 
 /** The first of the variants whose tier is allowed and that takes the node, with the layouts it wants; NULL if there is none. */

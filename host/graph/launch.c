@@ -17,7 +17,9 @@ int tp_lower_scratch(struct tp_lower *lower, size_t n_bytes)
     return lower->n_scratch++;
 }
 
-static enum tp_layout layout_of_input(const struct tp_lower *lower, int i) { return lower->in_layout ? lower->in_layout[i] : TP_LAYOUT_ROW; }
+enum tp_layout tp_lower_in_layout(const struct tp_lower *lower, int i) { return lower->in_layout ? lower->in_layout[i] : TP_LAYOUT_ROW; }
+enum tp_layout tp_lower_out_layout(const struct tp_lower *lower, int i) { return lower->out_layout ? lower->out_layout[i] : TP_LAYOUT_ROW; }
+enum tp_layout tp_lower_also_layout(const struct tp_lower *lower, int i) { return lower->also_layout ? lower->also_layout[i] : TP_LAYOUT_ROW; }
 
 /* Only frozen weights are split: everything else lives in the arena and in banks, where a value is never larger than one allocation. */
 static int64_t units_per_part(const struct tp_type *type, enum tp_layout layout, const struct talpa_device_caps *caps)
@@ -31,16 +33,16 @@ int tp_lower_n_parts(const struct tp_lower *lower, int i)
 {
     const struct tp_value_info *info = tp_graph_value(lower->graph, lower->node->in[i]);
     if (info->kind != TP_WEIGHT) return 1;
-    const int64_t units = tp_layout_units(&info->type, layout_of_input(lower, i));
-    const int64_t per_part = units_per_part(&info->type, layout_of_input(lower, i), lower->caps);
+    const int64_t units = tp_layout_units(&info->type, tp_lower_in_layout(lower, i));
+    const int64_t per_part = units_per_part(&info->type, tp_lower_in_layout(lower, i), lower->caps);
     return (int)((units + per_part - 1) / per_part);
 }
 
 void tp_lower_part(const struct tp_lower *lower, int i, int part, int64_t *first_unit, int64_t *n_units)
 {
     const struct tp_type *type = tp_lower_in(lower, i);
-    const int64_t units = tp_layout_units(type, layout_of_input(lower, i));
-    const int64_t per_part = tp_lower_n_parts(lower, i) == 1 ? units : units_per_part(type, layout_of_input(lower, i), lower->caps);
+    const int64_t units = tp_layout_units(type, tp_lower_in_layout(lower, i));
+    const int64_t per_part = tp_lower_n_parts(lower, i) == 1 ? units : units_per_part(type, tp_lower_in_layout(lower, i), lower->caps);
     *first_unit = part * per_part;
     *n_units = units - *first_unit < per_part ? units - *first_unit : per_part;
 }
@@ -77,6 +79,21 @@ void tp_launch_option(struct tp_launch *launch, const char *format, ...)
     va_end(list);
 }
 
+void tp_launch_bf16_options(const struct tp_lower *lower, struct tp_launch *launch, int n_in, int n_out)
+{
+    for (int i = 0; i < n_in; i++)
+        if (tp_lower_in_layout(lower, i) == TP_LAYOUT_ROW_BF16) tp_launch_option(launch, "-DIN%d_BF16=1", i);
+    for (int o = 0; o < n_out; o++) {
+        if (tp_lower_out_layout(lower, o) == TP_LAYOUT_ROW_BF16) tp_launch_option(launch, "-DOUT%d_BF16=1", o);
+        if (tp_lower_also_layout(lower, o) == TP_LAYOUT_ROW_BF16) tp_launch_option(launch, "-DALSO%d=1", o);
+    }
+}
+
+bool tp_lower_offers_bf16(const struct tp_lower *lower, const struct tp_type *type)
+{
+    return lower->options->compute_dtype == TP_COMPUTE_BF16 && type->shape.rank == 2 && type->shape.dim[1] % TP_PANEL == 0;
+}
+
 static struct tp_arg *next_arg(struct tp_launch *launch, enum tp_arg_kind kind)
 {
     static struct tp_arg surplus; /* an argument too many is counted, and refused by the plan */
@@ -96,10 +113,10 @@ static void operand_arg(struct tp_lower *lower, struct tp_launch *launch, struct
         arg->scratch = operand.index;
     } else if (operand.kind == TP_OPERAND_IN) {
         arg->value = lower->node->in[operand.index];
-        arg->layout = layout_of_input(lower, operand.index);
+        arg->layout = tp_lower_in_layout(lower, operand.index);
     } else {
         arg->value = lower->node->out[operand.index];
-        arg->layout = lower->out_layout ? lower->out_layout[operand.index] : TP_LAYOUT_ROW;
+        arg->layout = operand.kind == TP_OPERAND_ALSO ? tp_lower_also_layout(lower, operand.index) : tp_lower_out_layout(lower, operand.index);
     }
 }
 
@@ -111,6 +128,13 @@ void tp_launch_read_part(struct tp_lower *lower, struct tp_launch *launch, struc
 }
 
 void tp_launch_write(struct tp_lower *lower, struct tp_launch *launch, struct tp_operand operand) { operand_arg(lower, launch, operand, 0, true); }
+
+void tp_launch_write_forms(struct tp_lower *lower, struct tp_launch *launch, int o)
+{
+    tp_launch_write(lower, launch, tp_out(o));
+    if (tp_lower_also_layout(lower, o) != TP_LAYOUT_ROW) tp_launch_write(lower, launch, tp_also(o));
+}
+
 void tp_launch_step(struct tp_launch *launch) { next_arg(launch, TP_ARG_STEP); }
 
 void tp_launch_u32(struct tp_launch *launch, uint32_t value)

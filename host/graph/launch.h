@@ -78,6 +78,7 @@ struct tp_lower {
     const struct tp_plan_options *options;
     const enum tp_layout *in_layout;  /* chosen for each input */
     const enum tp_layout *out_layout; /* chosen for each output */
+    const enum tp_layout *also_layout; /* per output: a second layout that is written too (tp_also), row: none */
     struct tp_launch_list *list;
     size_t scratch_bytes[TP_MAX_SCRATCH];
     int n_scratch;
@@ -91,16 +92,22 @@ struct tp_launch_list {
 
 /** A tensor operand as seen by code that several ops share (the GEMM emitter): an input, an output or scratch of the present node. */
 struct tp_operand {
-    enum { TP_OPERAND_IN, TP_OPERAND_OUT, TP_OPERAND_SCRATCH } kind;
+    enum { TP_OPERAND_IN, TP_OPERAND_OUT, TP_OPERAND_ALSO, TP_OPERAND_SCRATCH } kind;
     int index;
 };
 static inline struct tp_operand tp_in(int i) { return (struct tp_operand){TP_OPERAND_IN, i}; }
 static inline struct tp_operand tp_out(int i) { return (struct tp_operand){TP_OPERAND_OUT, i}; }
+/* Output i in its second layout. */
+static inline struct tp_operand tp_also(int i) { return (struct tp_operand){TP_OPERAND_ALSO, i}; }
 static inline struct tp_operand tp_scratch(int i) { return (struct tp_operand){TP_OPERAND_SCRATCH, i}; }
 
 const struct tp_type *tp_lower_in(const struct tp_lower *lower, int i);
 const struct tp_type *tp_lower_out(const struct tp_lower *lower, int i);
 bool tp_lower_has_in(const struct tp_lower *lower, int i); /* optional input given? */
+/** Layouts of input i, of output i, and of output i's second form (row: there is none). */
+enum tp_layout tp_lower_in_layout(const struct tp_lower *lower, int i);
+enum tp_layout tp_lower_out_layout(const struct tp_lower *lower, int i);
+enum tp_layout tp_lower_also_layout(const struct tp_lower *lower, int i);
 
 /** Reserves device scratch for this node, alive while its launches run; returns its number. */
 int tp_lower_scratch(struct tp_lower *lower, size_t n_bytes);
@@ -114,6 +121,13 @@ void tp_lower_part(const struct tp_lower *lower, int i, int part, int64_t *first
  *  The pointer is valid until the next launch is appended. */
 struct tp_launch *tp_lower_launch(struct tp_lower *lower, const char *source, const char *kernel);
 void tp_launch_option(struct tp_launch *launch, const char *format, ...) __attribute__((format(printf, 2, 3))); /* " -DNAME=%d" */
+/** For kernels that read or make row_bf16: options -DIN<i>_BF16, -DOUT<o>_BF16 and -DALSO<o> (a second form, row_bf16) for those of the first
+ *  n_in inputs and n_out outputs whose layouts say so. */
+void tp_launch_bf16_options(const struct tp_lower *lower, struct tp_launch *launch, int n_in, int n_out);
+/** Output o, followed by its second form if there is one. */
+void tp_launch_write_forms(struct tp_lower *lower, struct tp_launch *launch, int o);
+/** Whether layouts in bf16 are worth offering for the value: rows in whole blocks of 32 columns, and --compute-dtype bf16. */
+bool tp_lower_offers_bf16(const struct tp_lower *lower, const struct tp_type *type);
 /** Arguments in kernel order. */
 void tp_launch_read(struct tp_lower *lower, struct tp_launch *launch, struct tp_operand operand);
 void tp_launch_read_part(struct tp_lower *lower, struct tp_launch *launch, struct tp_operand operand, int part);

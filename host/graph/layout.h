@@ -39,6 +39,12 @@ enum tp_layout {
 
 enum { TP_PANEL = 32 };
 
+/** For a variant's `layouts`. Of an input: the kernel reads it in row, and in this layout if the producer makes that. Of an output: the kernel
+ *  can make it in row, in this layout, or in both at once (tp_also). An output's layout without this flag is made instead of row, where all
+ *  readers take it. */
+enum { TP_LAYOUT_OR_ROW = 0x100 };
+static inline enum tp_layout tp_layout_or_row(enum tp_layout layout) { return (enum tp_layout)((int)layout | TP_LAYOUT_OR_ROW); }
+
 /** Whether a value of this type can be kept in the layout `quant`: a quantised matrix of rank 2. */
 bool tp_layout_takes_quant(const struct tp_type *type);
 /** Bytes of a block of 32 x 32 in the layout `quant`, a multiple of 64; 0 if the dtype is not quantised. */

@@ -164,7 +164,8 @@ static enum talpa_status lower_forward_cpu(struct tp_lower *lower)
     const struct sizes size = sizes_of(lower);
     const struct tp_operand kt = pack(lower, &size, 1, size.n_kv_heads), reads[] = {tp_in(0), kt, tp_in(2), tp_in(3)};
     struct tp_launch *launch = launch_start(lower, cpu_source, "attention_forward", reads, COUNT(reads));
-    tp_launch_write(lower, launch, tp_out(0));
+    tp_launch_bf16_options(lower, launch, 0, 1);
+    tp_launch_write_forms(lower, launch, 0);
     tp_launch_write(lower, launch, tp_out(1));
     launch_pairs(lower, launch, &size, 2);
     launch_queries(launch, &size);
@@ -197,8 +198,9 @@ static enum talpa_status lower_backward_cpu(struct tp_lower *lower)
 
     const struct tp_operand dkv_reads[] = {k, v, qt, dt, q, dout, delta, lse_t, segments};
     launch = launch_start(lower, cpu_source, "attention_dkv", dkv_reads, COUNT(dkv_reads));
+    tp_launch_bf16_options(lower, launch, 0, 3);
     tp_launch_write(lower, launch, tp_out(1));
-    tp_launch_write(lower, launch, tp_out(2));
+    tp_launch_write_forms(lower, launch, 2);
     launch_pairs(lower, launch, &size, 4);
     const int64_t together = size.rows > KEY_BLOCKS_FROM ? KEY_BLOCKS : 1;
     tp_launch_groups(launch, block_pairs(&size, together * CPU_ROWS), (size_t)size.n_kv_heads, 1, 1, 1, 1);
@@ -255,8 +257,22 @@ static enum talpa_status lower_backward_generic(struct tp_lower *lower)
     return TALPA_OK;
 }
 
-static const struct tp_variant variants[] = {{"cpu", applies_cpu, NULL, lower_forward_cpu}, {"generic", NULL, NULL, lower_forward_generic}};
-static const struct tp_variant backward_variants[] = {{"cpu", applies_cpu, NULL, lower_backward_cpu},
+/* out and dv go into products. */
+static void layouts_forward_cpu(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)in;
+    if (tp_lower_offers_bf16(lower, tp_lower_out(lower, 0))) out[0] = tp_layout_or_row(TP_LAYOUT_ROW_BF16);
+}
+
+static void layouts_backward_cpu(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)in;
+    if (tp_lower_offers_bf16(lower, tp_lower_out(lower, 2))) out[2] = tp_layout_or_row(TP_LAYOUT_ROW_BF16);
+}
+
+static const struct tp_variant variants[] = {{"cpu", applies_cpu, layouts_forward_cpu, lower_forward_cpu},
+                                             {"generic", NULL, NULL, lower_forward_generic}};
+static const struct tp_variant backward_variants[] = {{"cpu", applies_cpu, layouts_backward_cpu, lower_backward_cpu},
                                                       {"generic", NULL, NULL, lower_backward_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)

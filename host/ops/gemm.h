@@ -9,6 +9,7 @@ struct tp_gemm {
     int64_t m, n, k;                  /* bounds */
     enum tp_step_word m_rows, k_rows; /* run-time size of m or of k, TP_STEP_NONE = the bound is exact */
     enum tp_layout a_layout;          /* row (f32), or row_bf16 (matrix tiers; a_stride_m is then k rounded up to 32) */
+    enum tp_layout out_layout;        /* row (f32), or row_bf16 (matrix tiers, nothing added; out_stride is then n rounded up to 32) */
     int64_t a_stride_m, a_stride_k;   /* a(m, k) is element m*a_stride_m + k*a_stride_k; one of the strides is 1 */
     enum tp_layout b_layout;          /* row, or a panel layout (then b(k, n) = panel n/32, position k*32 + n%32) */
     enum talpa_dtype b_dtype;         /* of the row layout */

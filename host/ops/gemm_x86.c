@@ -9,7 +9,8 @@ bool tp_gemm_is_x86(const char *tier) { return !strcmp(tier, "x86_bf16") || !str
 bool tp_gemm_x86_accepts(const struct tp_gemm *g)
 {
     const bool b_fits = tp_layout_is_tile(g->b_layout) || g->b_layout == TP_LAYOUT_QUANT;
-    return b_fits && g->a_stride_k == 1 && g->k_rows == TP_STEP_NONE && g->k > 0 && g->b_first_n % TP_PANEL == 0 &&
+    const bool out_fits = g->out_layout == TP_LAYOUT_ROW || (g->out_layout == TP_LAYOUT_ROW_BF16 && !g->accumulate && !g->has_c);
+    return b_fits && out_fits && g->a_stride_k == 1 && g->k_rows == TP_STEP_NONE && g->k > 0 && g->b_first_n % TP_PANEL == 0 &&
            g->b_first_k % TP_PANEL == 0;
 }
 
@@ -86,6 +87,7 @@ void tp_gemm_x86_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece,
         tp_launch_option(launch, "-DB_QUANT=1 %s", tp_gemm_weight_option(g->b_dtype));
         if (g->b_is_nk) tp_launch_option(launch, "-DB_IS_NK=1");
     }
+    if (g->out_layout == TP_LAYOUT_ROW_BF16) tp_launch_option(launch, "-DOUT_BF16=1");
     if (amx && lower->options->amx_emulate) tp_launch_option(launch, "-DAMX_EMULATE=1");
     tp_gemm_put_operands(lower, launch, piece);
     tp_launch_u32(launch, (uint32_t)piece->k_first);
@@ -102,5 +104,5 @@ void tp_gemm_x86_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece,
     if (quant) tp_launch_write(lower, launch, g->panels);
     tp_launch_groups(launch, (size_t)shares.group_columns, (size_t)shares.group_rows, 1, 1, 1, 1);
     const double m = (double)g->m, n = (double)g->n, k = (double)g->k;
-    tp_launch_cost(launch, 2.0 * m * n * k, 2.0 * (m * k + n * k) + 4.0 * m * n);
+    tp_launch_cost(launch, 2.0 * m * n * k, 2.0 * (m * k + n * k) + (g->out_layout == TP_LAYOUT_ROW_BF16 ? 2.0 : 4.0) * m * n);
 }

@@ -91,12 +91,14 @@ static struct tp_gemm describe(const struct tp_lower *lower)
                            .a_stride_k = ta ? out->shape.dim[0] : 1,
                            .a_layout = lower->in_layout[A],
                            .b_layout = lower->in_layout[B],
+                           .out_layout = tp_lower_out_layout(lower, 0),
                            .b_dtype = b->dtype,
                            .b_is_nk = tb,
                            .out_stride = out->shape.dim[1],
                            .has_c = tp_lower_has_in(lower, C),
                            .c = tp_in(C)};
     if (gemm.a_layout == TP_LAYOUT_ROW_BF16) gemm.a_stride_m = (k.n + TP_PANEL - 1) / TP_PANEL * TP_PANEL;
+    if (gemm.out_layout == TP_LAYOUT_ROW_BF16) gemm.out_stride = (gemm.n + TP_PANEL - 1) / TP_PANEL * TP_PANEL;
     gemm.b_stride = gemm.b_layout == TP_LAYOUT_ROW || gemm.b_layout == TP_LAYOUT_QUANT ? b->shape.dim[1] : k.n;
     return gemm;
 }
@@ -136,22 +138,22 @@ static bool applies_vnni(const struct tp_lower *lower)
 }
 
 /* Decoding a panel of a quantised weight costs AVX512-BF16 a few percent of the product, AMX a good part of it: there it has to be asked for. */
-static void choose_x86(const struct tp_lower *lower, enum tp_layout *in, bool decodes)
+static void choose_x86(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out, bool decodes)
 {
     in[A] = TP_LAYOUT_ROW_BF16;
     in[B] = decodes && tp_gemm_wants_quant(lower, B) ? TP_LAYOUT_QUANT : lower->node->attrs.i[1] ? TP_LAYOUT_TILE_BF16 : TP_LAYOUT_TILE_T_BF16;
+    /* A weight in parts may be summed up in several launches, which takes f32. */
+    if (!tp_lower_has_in(lower, C) && tp_lower_n_parts(lower, B) == 1) out[0] = TP_LAYOUT_ROW_BF16;
 }
 
 static void layouts_x86_amx(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
 {
-    (void)out;
-    choose_x86(lower, in, lower->options->base_dtype == TP_BASE_NATIVE);
+    choose_x86(lower, in, out, lower->options->base_dtype == TP_BASE_NATIVE);
 }
 
 static void layouts_x86_bf16(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
 {
-    (void)out;
-    choose_x86(lower, in, true);
+    choose_x86(lower, in, out, true);
 }
 
 static bool applies_clblast(const struct tp_lower *lower)

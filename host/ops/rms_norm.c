@@ -68,7 +68,8 @@ static enum talpa_status lower(struct tp_lower *work, bool is_backward, bool on_
     const bool has_addend = is_backward && tp_lower_has_in(work, ADDEND);
     for (int i = 0; i < n_in; i++) tp_launch_read(work, launch, tp_in(i));
     if (is_backward) tp_launch_read(work, launch, tp_in(has_addend ? ADDEND : 0));
-    for (int o = 0; o < n_out; o++) tp_launch_write(work, launch, tp_out(o));
+    tp_launch_bf16_options(work, launch, 0, 1);
+    for (int o = 0; o < n_out; o++) tp_launch_write_forms(work, launch, o);
     tp_launch_step(launch);
     tp_launch_rows(launch, type);
     tp_launch_u32(launch, (uint32_t)n_parts);
@@ -89,13 +90,21 @@ static enum talpa_status lower(struct tp_lower *work, bool is_backward, bool on_
     return TALPA_OK;
 }
 
+/* y and dx go into products. */
+static void layouts_cpu(const struct tp_lower *work, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)in;
+    const struct tp_type *type = tp_lower_out(work, 0);
+    if (tp_lower_offers_bf16(work, type) && parts_per_row(type, tp_lower_in(work, 1)) == 1) out[0] = tp_layout_or_row(TP_LAYOUT_ROW_BF16);
+}
+
 static enum talpa_status lower_cpu(struct tp_lower *work) { return lower(work, false, true); }
 static enum talpa_status lower_generic(struct tp_lower *work) { return lower(work, false, false); }
 static enum talpa_status lower_backward_cpu(struct tp_lower *work) { return lower(work, true, true); }
 static enum talpa_status lower_backward_generic(struct tp_lower *work) { return lower(work, true, false); }
 
-static const struct tp_variant variants[] = {{"cpu", NULL, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
-static const struct tp_variant backward_variants[] = {{"cpu", NULL, NULL, lower_backward_cpu},
+static const struct tp_variant variants[] = {{"cpu", NULL, layouts_cpu, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+static const struct tp_variant backward_variants[] = {{"cpu", NULL, layouts_cpu, lower_backward_cpu},
                                                       {"generic", NULL, NULL, lower_backward_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)

@@ -89,7 +89,8 @@ static struct tp_launch *launch_rope(struct tp_lower *lower, const char *source)
     tp_launch_read(lower, launch, tp_in(X_IN));
     tp_launch_read(lower, launch, tp_in(POSITIONS_IN));
     if (from_table) tp_launch_read(lower, launch, tp_in(FREQUENCIES_IN));
-    tp_launch_write(lower, launch, tp_out(0));
+    tp_launch_bf16_options(lower, launch, 0, 1);
+    tp_launch_write_forms(lower, launch, 0);
     tp_launch_step(launch);
     tp_launch_rows(launch, type);
     tp_launch_u32(launch, (uint32_t)i[N_HEADS]);
@@ -126,7 +127,15 @@ static enum talpa_status lower_generic(struct tp_lower *lower)
     return TALPA_OK;
 }
 
-static const struct tp_variant variants[] = {{"cpu", applies_cpu, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+/* Gradients of projections go into products. */
+static void layouts_cpu(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)in;
+    for (int o = 0; o < lower->node->n_out; o++)
+        if (tp_lower_offers_bf16(lower, tp_lower_out(lower, o))) out[o] = tp_layout_or_row(TP_LAYOUT_ROW_BF16);
+}
+
+static const struct tp_variant variants[] = {{"cpu", applies_cpu, layouts_cpu, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
 
 /* ---- fusion: queries and keys of a layer in one launch, with the writes to the cache where there is one ---- */
 
@@ -195,7 +204,8 @@ static enum talpa_status lower_group(struct tp_lower *lower, bool cached, bool o
     tp_launch_read(lower, launch, tp_in(POSITIONS2));
     if (cached) tp_launch_read(lower, launch, tp_in(SLOTS2));
     if (from_table) tp_launch_read(lower, launch, tp_in(FREQUENCIES2));
-    for (int o = 0; o < (cached ? 3 : 2); o++) tp_launch_write(lower, launch, tp_out(o));
+    tp_launch_bf16_options(lower, launch, 0, 2);
+    for (int o = 0; o < (cached ? 3 : 2); o++) tp_launch_write_forms(lower, launch, o);
     tp_launch_step(launch);
     tp_launch_rows(launch, q);
     if (cached) tp_launch_u32(launch, (uint32_t)tp_lower_out(lower, 1)->shape.dim[0]);
@@ -222,7 +232,7 @@ static enum talpa_status lower_cached_cpu(struct tp_lower *lower) { return lower
 static enum talpa_status lower_cached_generic(struct tp_lower *lower) { return lower_group(lower, true, false); }
 
 static const struct tp_variant cached_variants[] = {{"cpu", applies_cpu, NULL, lower_cached_cpu}, {"generic", NULL, NULL, lower_cached_generic}};
-static const struct tp_variant pair_variants[] = {{"cpu", applies_cpu, NULL, lower_pair_cpu}, {"generic", NULL, NULL, lower_pair_generic}};
+static const struct tp_variant pair_variants[] = {{"cpu", applies_cpu, layouts_cpu, lower_pair_cpu}, {"generic", NULL, NULL, lower_pair_generic}};
 
 static const struct tp_fusion fusions[] = {
     {.name = "rope+rope+cache_write+cache_write", .match = match_cached, .variants = cached_variants, .n_variants = 2, .inplace = true},

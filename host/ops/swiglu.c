@@ -34,10 +34,19 @@ static enum talpa_status lower(struct tp_lower *work, bool is_backward, bool on_
 {
     struct tp_launch *launch = tp_lower_launch(work, on_cpu ? "cpu/swiglu.cl" : "generic/swiglu.cl", work->node->op->name);
     const int n_in = is_backward ? 3 : 2, n_out = is_backward ? 2 : 1;
+    tp_launch_bf16_options(work, launch, n_in, n_out);
     for (int i = 0; i < n_in; i++) tp_launch_read(work, launch, tp_in(i));
     for (int o = 0; o < n_out; o++) tp_launch_write(work, launch, tp_out(o));
     tp_elementwise_finish(work, launch, tp_lower_out(work, 0), on_cpu, is_backward ? 24 : 16, n_in + n_out);
     return TALPA_OK;
+}
+
+/* gate and up are kept for the backward part: what the matrix tiers make of them in bf16 is taken so. The results go into products. */
+static void layouts_cpu(const struct tp_lower *work, enum tp_layout *in, enum tp_layout *out)
+{
+    if (!tp_lower_offers_bf16(work, tp_lower_out(work, 0))) return;
+    in[0] = in[1] = tp_layout_or_row(TP_LAYOUT_ROW_BF16);
+    for (int o = 0; o < work->node->n_out; o++) out[o] = TP_LAYOUT_ROW_BF16;
 }
 
 static enum talpa_status lower_cpu(struct tp_lower *work) { return lower(work, false, true); }
@@ -45,8 +54,8 @@ static enum talpa_status lower_generic(struct tp_lower *work) { return lower(wor
 static enum talpa_status lower_backward_cpu(struct tp_lower *work) { return lower(work, true, true); }
 static enum talpa_status lower_backward_generic(struct tp_lower *work) { return lower(work, true, false); }
 
-static const struct tp_variant variants[] = {{"cpu", NULL, NULL, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
-static const struct tp_variant backward_variants[] = {{"cpu", NULL, NULL, lower_backward_cpu},
+static const struct tp_variant variants[] = {{"cpu", NULL, layouts_cpu, lower_cpu}, {"generic", NULL, NULL, lower_generic}};
+static const struct tp_variant backward_variants[] = {{"cpu", NULL, layouts_cpu, lower_backward_cpu},
                                                       {"generic", NULL, NULL, lower_backward_generic}};
 
 static void cost(const struct talpa_graph *graph, const struct tp_node *node, double *flops, double *bytes)

@@ -9,10 +9,14 @@
  * the product with packed panels [head][T/32][HEAD_DIM][32] fills a chunk of ROWS x CHUNK numbers, the softmax (online, with a running
  * maximum) or its derivative is applied to it, and the product with plain rows adds the chunk to ROWS x HEAD_DIM accumulators. Row r of a
  * block uses columns lo[r] .. hi[r]-1, so blocks may straddle segments. Groups take block i and block n-1-i, which together cost the same
- * whatever i is. Accumulation in f32, in ascending order of columns (and of query heads for dk and dv). */
+ * whatever i is. Accumulation in f32, in ascending order of columns (and of query heads for dk and dv).
+ * -DOUT0_BF16 (attention_forward: out), -DOUT2_BF16 (attention_dkv: dv): that output is row_bf16; -DALSO0, -DALSO2: it is made so as well. */
 #include "common/base.clh"
 #include "common/step.clh"
 #include "common/vector.clh"
+#if defined(OUT0_BF16) || defined(OUT2_BF16) || defined(ALSO0) || defined(ALSO2)
+#include "common/tile_bf16.clh"
+#endif
 
 #define ROWS 12
 #define PANEL 32
@@ -29,6 +33,26 @@
 
 typedef __global const float *source;
 #define LOAD16(p) (*(__global const float16 *)(p))
+
+/* An output that may be made in bf16, instead of f32 or besides. */
+#if defined(OUT0_BF16) || defined(OUT2_BF16)
+typedef ushort made;
+#define STORE_MADE(v, p) tp_store16_bf16(v, p)
+#else
+typedef float made;
+#define STORE_MADE(v, p) (*(__global float16 *)(p) = (v))
+#endif
+#if defined(ALSO0) || defined(ALSO2)
+#define ALSO_ARGUMENT __global ushort *also,
+#define ALSO also,
+#define ALSO_AT(at) also + (at),
+#define STORE_ALSO(v, at) tp_store16_bf16(v, also + (at))
+#else
+#define ALSO_ARGUMENT
+#define ALSO
+#define ALSO_AT(at)
+#define STORE_ALSO(v, at)
+#endif
 
 /* s[r][0..31] = sum_d a[r][d] * panel[d][0..31]; the row stride of a is HEAD_DIM, of s STRIDE. */
 static inline void panel_product(float16 *s, const float *a, source panel)
@@ -113,6 +137,16 @@ static inline void copy_rows(float16 *to, source from, size_t stride, int t0, in
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < HEAD_VECTORS; v++)
             to[r * HEAD_VECTORS + v] = t0 + r < n ? factor * LOAD16(from + (size_t)(t0 + r) * stride + 16 * v) : (float16)(0.0f);
+}
+
+static inline void write_made(__global made *to, ALSO_ARGUMENT size_t stride, const float16 *acc, int t0, int n)
+{
+    for (int r = 0; r < ROWS && t0 + r < n; r++)
+        for (int v = 0; v < HEAD_VECTORS; v++) {
+            const size_t at = (size_t)(t0 + r) * stride + 16 * v;
+            STORE_MADE(acc[r * HEAD_VECTORS + v], to + at);
+            STORE_ALSO(acc[r * HEAD_VECTORS + v], at);
+        }
 }
 
 static inline void write_rows(__global float *to, size_t stride, const float16 *acc, int t0, int n, float factor)
@@ -215,8 +249,8 @@ static inline void softmax_chunk(float16 *s, const int *lo, const int *hi, int c
     }
 }
 
-static void forward_block(source q, source kt, source v, __global const int *segments, __global float *out, __global float *lse, int n,
-                          int n_heads, int n_kv_heads, int head, int t0, float scale)
+static void forward_block(source q, source kt, source v, __global const int *segments, __global made *out, ALSO_ARGUMENT __global float *lse,
+                          int n, int n_heads, int n_kv_heads, int head, int t0, float scale)
 {
     const size_t q_stride = (size_t)n_heads * HEAD_DIM, kv_stride = (size_t)n_kv_heads * HEAD_DIM;
     float16 rows[ROWS * HEAD_VECTORS], acc[ROWS * HEAD_VECTORS], s[ROWS * STRIDE_VECTORS];
@@ -234,9 +268,12 @@ static void forward_block(source q, source kt, source v, __global const int *seg
     }
     for (int r = 0; r < ROWS && t0 + r < n; r++) {
         const float inverse = 1.0f / sum[r];
-        for (int i = 0; i < HEAD_VECTORS; i++)
-            *(__global float16 *)(out + (size_t)(t0 + r) * q_stride + (size_t)head * HEAD_DIM + 16 * i) =
-                acc[r * HEAD_VECTORS + i] * inverse;
+        for (int i = 0; i < HEAD_VECTORS; i++) {
+            const size_t at = (size_t)(t0 + r) * q_stride + (size_t)head * HEAD_DIM + 16 * i;
+            const float16 x = acc[r * HEAD_VECTORS + i] * inverse;
+            STORE_MADE(x, out + at);
+            STORE_ALSO(x, at);
+        }
         lse[(size_t)(t0 + r) * n_heads + head] = maximum[r] + log(sum[r]);
     }
 }
@@ -244,7 +281,7 @@ static void forward_block(source q, source kt, source v, __global const int *seg
 /* Group: (query head of the kv head, pair of blocks, kv head), so that neighbours read the same keys and the same rows of q. kt: packed k. */
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention_forward(__global const float *q, __global const float *kt,
                                                                                __global const float *v, __global const int *segments,
-                                                                               __global float *out, __global float *lse,
+                                                                               __global made *out, ALSO_ARGUMENT __global float *lse,
                                                                                __global const uint *step, uint sym, uint bound,
                                                                                uint n_heads, uint n_kv_heads, float scale)
 {
@@ -256,7 +293,7 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention_forward(_
     for (int i = 0; i < 2; i++) {
         const int block = i == 0 ? heavy : light;
         if (light > heavy || (i == 1 && light == heavy)) return;
-        forward_block(q, kt, v, segments, out, lse, n, n_heads, n_kv_heads, head, block * ROWS, scale);
+        forward_block(q, kt, v, segments, out, ALSO lse, n, n_heads, n_kv_heads, head, block * ROWS, scale);
     }
 }
 
@@ -338,7 +375,7 @@ attention_dq(__global const float *q, __global const float *kt, __global const f
 /* n_blocks <= KEY_BLOCKS blocks of keys from t0 on: a chunk of queries is used by all of them before the next one is fetched, which for long sequences
  * comes from beyond the second-level cache. */
 static void dkv_blocks(source k, source v, source qt, source dt, source q, source dout, source delta_t, source lse_t,
-                       __global const int *segments, __global float *dk, __global float *dv, int n, int n_panels, int n_heads,
+                       __global const int *segments, __global float *dk, __global made *dv, ALSO_ARGUMENT int n, int n_panels, int n_heads,
                        int n_kv_heads, int kv, int t0, int n_blocks, float scale)
 {
     const size_t q_stride = (size_t)n_heads * HEAD_DIM, kv_stride = (size_t)n_kv_heads * HEAD_DIM;
@@ -383,7 +420,7 @@ static void dkv_blocks(source k, source v, source qt, source dt, source q, sourc
     }
     for (int b = 0; b < n_blocks; b++) {
         write_rows(dk + (size_t)kv * HEAD_DIM, kv_stride, k_acc[b], t0 + b * ROWS, n, scale);
-        write_rows(dv + (size_t)kv * HEAD_DIM, kv_stride, v_acc[b], t0 + b * ROWS, n, 1.0f);
+        write_made(dv + (size_t)kv * HEAD_DIM, ALSO_AT((size_t)kv * HEAD_DIM) kv_stride, v_acc[b], t0 + b * ROWS, n);
     }
 }
 
@@ -391,7 +428,7 @@ static void dkv_blocks(source k, source v, source qt, source dt, source q, sourc
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
 attention_dkv(__global const float *k, __global const float *v, __global const float *qt, __global const float *dt, __global const float *q,
               __global const float *dout, __global const float *delta_t, __global const float *lse_t, __global const int *segments,
-              __global float *dk, __global float *dv, __global const uint *step, uint sym, uint bound, uint n_heads, uint n_kv_heads,
+              __global float *dk, __global made *dv, ALSO_ARGUMENT __global const uint *step, uint sym, uint bound, uint n_heads, uint n_kv_heads,
               float scale)
 {
     const int n = tp_rows(step, sym, bound), n_panels = (bound + PANEL - 1) / PANEL, kv = tp_group_id(1);
@@ -400,7 +437,7 @@ attention_dkv(__global const float *k, __global const float *v, __global const f
     for (int i = 0; i < 2; i++) {
         const int block = i == 0 ? heavy : light;
         if (light > heavy || (i == 1 && light == heavy)) return;
-        dkv_blocks(k, v, qt, dt, q, dout, delta_t, lse_t, segments, dk, dv, n, n_panels, n_heads, n_kv_heads, kv, block * together * ROWS,
+        dkv_blocks(k, v, qt, dt, q, dout, delta_t, lse_t, segments, dk, dv, ALSO n, n_panels, n_heads, n_kv_heads, kv, block * together * ROWS,
                    together, scale);
     }
 }

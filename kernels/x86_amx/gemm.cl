@@ -54,7 +54,7 @@ static inline void emulate_dp(uint *to, const uint *a, const uint *b)
 #include "common/gemm_bf16.clh"
 
 static void gemm_rows(__global const ushort *a, ulong a_stride_m, __global const ushort *panel, uint blocks, __global const float *c,
-                      __global float *out, uint rows, uint columns, size_t out_stride, uint add)
+                      __global made *out, uint rows, uint columns, size_t out_stride, uint add)
 {
     TILES
     for (uint row = 0; row < rows; row += 32) {
@@ -78,13 +78,16 @@ static void gemm_rows(__global const ushort *a, ulong a_stride_m, __global const
             bottom += 16;
             left += 512;
         }
+#ifndef OUT_BF16
         if (rows - row >= 32 && columns == 32 && !add) {
             __global uint *direct = (__global uint *)(out + to);
             TILE_STORE(0, direct, out_stride * 4);
             TILE_STORE(1, direct + 16, out_stride * 4);
             TILE_STORE(2, direct + 16 * out_stride, out_stride * 4);
             TILE_STORE(3, direct + 16 * out_stride + 16, out_stride * 4);
-        } else {
+        } else
+#endif
+        {
             float sums[32 * 32];
             uint *kept = (uint *)sums;
             TILE_STORE(0, kept, 128);

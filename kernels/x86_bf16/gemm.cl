@@ -62,16 +62,20 @@ TILE(tile_8, ROWS8, EACH16)
 TILE(tile_4, ROWS4, EACH8)
 
 /* Asks for a tile's lines of c and out before its sums are made: a training step keeps what it writes, so they are rarely in a cache. */
-static inline void fetch_tile(__global const float *c, __global float *out, uint rows, size_t out_stride, uint add)
+static inline void fetch_tile(__global const float *c, __global made *out, uint rows, size_t out_stride, uint add)
 {
     for (uint i = 0; i < rows; i++) {
+#ifdef OUT_BF16
+        __asm__ volatile("prefetchw (%0)" : : "r"(out + i * out_stride));
+#else
         __asm__ volatile("prefetchw (%0)\n\tprefetchw 64(%0)" : : "r"(out + i * out_stride));
+#endif
         if (add) __asm__ volatile("prefetcht0 (%0)\n\tprefetcht0 64(%0)" : : "r"(c + i * out_stride));
     }
 }
 
 static void gemm_rows(__global const ushort *a, ulong a_stride_m, __global const ushort *panel, uint blocks, __global const float *c,
-                      __global float *out, uint rows, uint columns, size_t out_stride, uint add)
+                      __global made *out, uint rows, uint columns, size_t out_stride, uint add)
 {
     float sums[12 * 32 + 27 * 16];
     for (uint row = 0; row < rows; row += 12) {
