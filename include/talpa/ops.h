@@ -71,6 +71,28 @@ enum talpa_status talpa_dispatch(talpa_value *counts, talpa_value *list, struct 
 enum talpa_status talpa_balance_loss(talpa_value *aux, talpa_value *total, struct talpa_graph *graph, talpa_value score, talpa_value counts,
                                      talpa_value previous);
 
+/** What talpa_contrastive_loss compares. */
+struct talpa_contrast {
+    int n_experts, rank;
+    float scale;         /**< of the experts: alpha / rank */
+    float temperature;   /**< above 0 */
+    int n_samples;       /**< items of an expert at most, drawn uniformly without replacement; 0: all */
+    bool normalise;      /**< outputs of length 1 (outputs not longer than 1e-8 take no part), else as they are */
+    int max_per_token;   /**< experts of a token at most, which bounds memory; 0: n_experts */
+    uint64_t stream;     /**< hash of a stable module name: the draw depends on it, on seed, step, example and position, not on the batch's order */
+};
+
+/** Contrastive loss among expert outputs o = scale * B_e A_e x_t, an item for every token t that chose expert e. For an anchor a, with its
+ *  expert's other items as positives P and all items of other experts as negatives N, and s = <o_a, o_b> / temperature (of length 1 if
+ *  normalise): loss[1] = mean over anchors with both of 1/|P| sum_p [-s_ap + log(exp(s_ap) + sum_n exp(s_an))], 0 if there is none. This is
+ *  our reconstruction of MoELoRA's loss (arXiv 2402.12851), whose formula is not public. x [T, K]; lora_a [n_experts*rank, K]; lora_bt
+ *  [n_experts*rank, N]; counts, list from talpa_dispatch; examples, positions [T] i32; weight [T, n_experts] or TALPA_NONE: if given, an
+ *  item is weight * o and the gradient reaches weight. Differentiable in x, lora_a, lora_bt. The cost depends on N only through the
+ *  n_experts*rank squared products of lora_bt's rows. */
+enum talpa_status talpa_contrastive_loss(talpa_value *loss, struct talpa_graph *graph, talpa_value x, talpa_value lora_a, talpa_value lora_bt,
+                                         talpa_value counts, talpa_value list, talpa_value examples, talpa_value positions,
+                                         talpa_value weight, const struct talpa_contrast *contrast);
+
 /** out[R, d] = rows rows[r] of x[T, d]; rows [R] i32, a number outside x gives a row of zeros. */
 enum talpa_status talpa_gather_rows(talpa_value *out, struct talpa_graph *graph, talpa_value x, talpa_value rows);
 
