@@ -16,6 +16,7 @@ static const struct tp_router *const routers[TALPA_N_ROUTINGS] = {
     [TALPA_ROUTING_TOPK] = &tp_router_topk,
     [TALPA_ROUTING_THRESHOLD] = &tp_router_threshold,
     [TALPA_ROUTING_ADAMOLE] = &tp_router_adamole,
+    [TALPA_ROUTING_MOELORA] = &tp_router_moelora,
 };
 
 const struct tp_router *tp_router_get(enum talpa_routing routing) { return routers[routing]; }
@@ -28,7 +29,7 @@ enum talpa_status talpa_routing_parse(enum talpa_routing *out, const char *name)
         *out = (enum talpa_routing)i;
         return TALPA_OK;
     }
-    return tp_fail(TALPA_E_ARGUMENT, "--routing-strategy is '%s', expected lora, topk, threshold or adamole", name);
+    return tp_fail(TALPA_E_ARGUMENT, "--routing-strategy is '%s', expected lora, topk, threshold, adamole or moelora", name);
 }
 
 enum talpa_status talpa_modules_parse(unsigned *out, const char *list)
@@ -64,17 +65,34 @@ struct talpa_adapter_config talpa_adapter_default(void)
                                          .top_k = 2,
                                          .alpha = 16.0,
                                          .dropout = 0.05,
-                                         .modules = TALPA_MODULE_Q | TALPA_MODULE_K | TALPA_MODULE_V | TALPA_MODULE_O};
+                                         .modules = TALPA_MODULE_Q | TALPA_MODULE_K | TALPA_MODULE_V | TALPA_MODULE_O,
+                                         .contrastive = {.coef = 1e-2,
+                                                         .temperature = 0.07,
+                                                         .n_samples = 32,
+                                                         .normalise = true,
+                                                         .warmup_steps = -1,
+                                                         .balance_coef = 1e-2}};
 }
 
 /* ---- layout of the bank ---- */
+
+enum talpa_status tp_adapter_contrastive_check(const struct talpa_contrastive_config *c)
+{
+    if (!(c->coef >= 0.0 && c->coef < 1e9)) return tp_fail(TALPA_E_ARGUMENT, "--contrastive-coef is %g, expected at least 0", c->coef);
+    if (!(c->temperature >= 1e-3 && c->temperature <= 1e3))
+        return tp_fail(TALPA_E_ARGUMENT, "--contrastive-temperature is %g, expected 0.001 to 1000", c->temperature);
+    if (c->n_samples < 0) return tp_fail(TALPA_E_ARGUMENT, "--contrastive-samples is %d, expected a number above 0, or all", c->n_samples);
+    if (c->warmup_steps < -1)
+        return tp_fail(TALPA_E_ARGUMENT, "--contrastive-warmup-steps is %d, expected at least 0, or -1", c->warmup_steps);
+    return TALPA_OK;
+}
 
 static enum talpa_status check(const struct talpa_adapter_config *c)
 {
     if (c->rank < 1 || c->rank > 4096)
         return tp_fail(TALPA_E_ARGUMENT, "the rank is %d, expected 1 to 4096 (--lora-rank, --expert-rank)", c->rank);
     if (c->n_experts < 1 || c->n_experts > 256) return tp_fail(TALPA_E_ARGUMENT, "--num-experts is %d, expected 1 to 256", c->n_experts);
-    if (c->routing == TALPA_ROUTING_TOPK && (c->top_k < 1 || c->top_k > c->n_experts))
+    if (tp_router_is_topk(c->routing) && (c->top_k < 1 || c->top_k > c->n_experts))
         return tp_fail(TALPA_E_ARGUMENT, "--router-top-k is %d, expected 1 to the number of experts %d", c->top_k, c->n_experts);
     if (!(c->threshold >= 0.0 && c->threshold <= 1.0))
         return tp_fail(TALPA_E_ARGUMENT, "--router-threshold is %g, expected 0 to 1", c->threshold);
@@ -84,7 +102,7 @@ static enum talpa_status check(const struct talpa_adapter_config *c)
         return tp_fail(TALPA_E_ARGUMENT, "--lora-dropout is %g, expected at least 0 and below 1", c->dropout);
     if (!(c->alpha > 0.0 && c->alpha < 1e6)) return tp_fail(TALPA_E_ARGUMENT, "--lora-alpha is %g, expected above 0", c->alpha);
     if (!c->modules) return tp_fail(TALPA_E_ARGUMENT, "--lora-modules names no module");
-    return TALPA_OK;
+    return c->routing == TALPA_ROUTING_MOELORA ? tp_adapter_contrastive_check(&c->contrastive) : TALPA_OK;
 }
 
 static int64_t reserve(struct tp_adapter *adapter, int64_t n)
@@ -278,7 +296,8 @@ enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_ad
                                    const struct tp_batch_inputs *inputs, bool is_training)
 {
     *attach = (struct tp_adapter_graph){.adapter = adapter, .examples = inputs->examples, .positions = inputs->positions,
-                                        .is_training = is_training, .aux_total = TALPA_NONE};
+                                        .is_training = is_training, .aux_total = TALPA_NONE,
+                                        .contrastive_total = TALPA_NONE};
     attach->wrt = tp_arena_array(&adapter->arena, (size_t)adapter->n_modules * TP_N_TENSOR_KINDS, sizeof *attach->wrt);
     if (!attach->wrt) return TALPA_E_DEVICE;
     return tp_graph_state(graph, &attach->params, "adapter.params", tp_type_1d(TALPA_F32, TP_STEP_NONE, adapter->bank_elements));
@@ -321,6 +340,31 @@ static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_gra
     return talpa_balance_loss(&aux, &attach->aux_total, graph, attach->aux_on_probability ? p : score, gate->counts, attach->aux_total);
 }
 
+/* moelora: the contrastive loss of one module, on inputs that dropout has not touched; added to the running sum. */
+static enum talpa_status contrast(struct tp_adapter_graph *attach, struct talpa_graph *graph, const struct tp_adapter_module *module,
+                                  talpa_value x, talpa_value a, talpa_value bt, const struct gate *gate)
+{
+    const struct talpa_adapter_config *c = &attach->adapter->config;
+    char stream[112];
+    const int n = snprintf(stream, sizeof stream, "model.layers.%d.%s.contrastive", module->layer, tp_linear_name(module->linear));
+    const struct talpa_contrast what = {.n_experts = c->n_experts,
+                                        .rank = c->rank,
+                                        .scale = (float)(c->alpha / c->rank),
+                                        .temperature = (float)c->contrastive.temperature,
+                                        .n_samples = c->contrastive.n_samples,
+                                        .normalise = c->contrastive.normalise,
+                                        .max_per_token = c->top_k,
+                                        .stream = tp_hash_bytes(stream, (size_t)n)};
+    talpa_value loss;
+    TP_TRY(talpa_contrastive_loss(&loss, graph, x, a, bt, gate->counts, gate->list, attach->examples, attach->positions,
+                                  c->contrastive.gated ? gate->weight : TALPA_NONE, &what));
+    if (attach->contrastive_total == TALPA_NONE) {
+        attach->contrastive_total = loss;
+        return TALPA_OK;
+    }
+    return talpa_add(&attach->contrastive_total, graph, attach->contrastive_total, loss);
+}
+
 /* Mask of the dropout on the adapter's input in training, else TALPA_NONE; the random stream is the module's, or that of one of its experts. */
 static enum talpa_status drop(struct tp_adapter_graph *attach, talpa_value *keep, struct talpa_graph *graph,
                               const struct tp_adapter_module *module, int expert)
@@ -361,6 +405,8 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
     TP_TRY(parameter(attach, &a, graph, module, TP_TENSOR_A));
     TP_TRY(parameter(attach, &bt, graph, module, TP_TENSOR_B));
     if (adapter->router->has_gating) TP_TRY(route(attach, graph, module, x, &gate));
+    if (attach->is_training && c->routing == TALPA_ROUTING_MOELORA && c->contrastive.coef > 0.0)
+        TP_TRY(contrast(attach, graph, module, x, a, bt, &gate));
     const bool one_by_one = c->independent_dropout && adapter->router->has_gating && attach->is_training && c->dropout > 0.0;
     talpa_value keep;
     if (!one_by_one) {
@@ -382,5 +428,5 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
 bool tp_adapter_is_sparse(const struct tp_adapter *adapter, enum talpa_expert_dispatch dispatch)
 {
     if (!adapter || !adapter->router->has_gating) return false;
-    return dispatch == TALPA_DISPATCH_SPARSE || (dispatch == TALPA_DISPATCH_AUTO && adapter->config.routing == TALPA_ROUTING_TOPK);
+    return dispatch == TALPA_DISPATCH_SPARSE || (dispatch == TALPA_DISPATCH_AUTO && tp_router_is_topk(adapter->config.routing));
 }

@@ -46,6 +46,9 @@ struct tp_adapter {
     int64_t selection_elements;        /* of the selection counts: n_modules * TP_CONCAT_ALIGN, 0 for LoRA */
 };
 
+/** TALPA_E_ARGUMENT naming the flag for numbers that moelora's loss cannot have. */
+enum talpa_status tp_adapter_contrastive_check(const struct talpa_contrastive_config *config);
+
 /** Lays out an adapter for a model. TALPA_E_ARGUMENT for impossible numbers (the message names the flag). The caller owns *out. */
 enum talpa_status tp_adapter_create(struct tp_adapter **out, const struct talpa_model *model, const struct talpa_adapter_config *config);
 void tp_adapter_free(struct tp_adapter *adapter);
@@ -73,6 +76,7 @@ struct tp_adapter_graph {
     bool is_training;               /* dropout and balance loss */
     bool aux_on_probability;
     talpa_value aux_total;          /* out: [1] sum of balance losses, TALPA_NONE if there is none */
+    talpa_value contrastive_total;  /* out: [1] moelora: sum of contrastive losses, TALPA_NONE if there is none */
     talpa_value *wrt;               /* out: slices of the bank in the order of the bank, n_wrt of them (5 per module at most) */
     int n_wrt;
 };
@@ -86,8 +90,8 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
 
 /* ---- adapter_save.c, adapter_file.c ---- */
 
-/** Writes adapter_config.json, adapter_model.safetensors (PEFT's layout for LoRA, the published AdaMoLE repository's for mixtures) and
- *  talpa_adapter.json (base digest) into an existing folder; every file appears whole or not at all. `base_name` is what
+/** Writes adapter_config.json, adapter_model.safetensors (PEFT's layout for LoRA, the published AdaMoLE repository's for mixtures),
+ *  talpa_adapter.json (base digest) and, for moelora, moelora_train.json (what only training needs) into an existing folder; every file appears whole or not at all. `base_name` is what
  *  base_model_name_or_path gets; tp_adapter_save gives it the model's name. */
 enum talpa_status tp_adapter_save_as(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model,
                                      const char *base_name);

@@ -305,7 +305,7 @@ void tp_adapter_config_write(struct tp_json_writer *writer, const struct talpa_a
     if (is_lora) {
         tp_json_write_bool_member(writer, "use_dora", false);
         tp_json_write_bool_member(writer, "use_rslora", false);
-    } else if (config->routing == TALPA_ROUTING_TOPK) {
+    } else if (tp_router_is_topk(config->routing)) {
         tp_json_write_null_member(writer, "threshold");
         tp_json_write_int_member(writer, "top_k", config->top_k);
     } else if (config->routing == TALPA_ROUTING_THRESHOLD) {

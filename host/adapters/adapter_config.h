@@ -16,6 +16,10 @@ enum talpa_status tp_adapter_config_read(struct talpa_adapter_config *out, const
 /** Writes the object. `base_name` is what base_model_name_or_path gets. */
 void tp_adapter_config_write(struct tp_json_writer *writer, const struct talpa_adapter_config *config, const char *base_name);
 
+/** The same for moelora_train.json, what only training needs of moelora: absent keys keep what *out holds; an unknown key is TALPA_E_DATA. */
+enum talpa_status tp_adapter_contrastive_read(struct talpa_contrastive_config *out, const struct tp_json_value *root);
+void tp_adapter_contrastive_write(struct tp_json_writer *writer, const struct talpa_contrastive_config *config);
+
 /** The last part of a module's path by its number in the set TALPA_MODULE_*: "q_proj". */
 const char *tp_adapter_config_module(int module);
 

@@ -70,6 +70,7 @@ static enum talpa_status open_folder(struct tp_adapter_file *file, const char *f
 {
     TP_TRY(open_json(&file->config, folder, config_name));
     if (exists(folder, about_name)) TP_TRY(open_json(&file->about, folder, about_name));
+    if (exists(folder, TP_ADAPTER_MOELORA_NAME)) TP_TRY(open_json(&file->moelora, folder, TP_ADAPTER_MOELORA_NAME));
     return open_tensors(&file->tensors, folder);
 }
 
@@ -91,6 +92,7 @@ void tp_adapter_file_close(struct tp_adapter_file *file)
 {
     tp_json_free(file->config);
     tp_json_free(file->about);
+    tp_json_free(file->moelora);
     tp_safetensors_close(file->tensors);
     tp_gguf_close(file->gguf);
     tp_map_free(&file->entry_of);
@@ -224,11 +226,27 @@ static unsigned derive_modules(const struct tp_adapter_file *file)
     return found;
 }
 
+/* moelora is saved in the published layout of top-k mixtures: talpa_adapter.json tells them apart, or, without it, moelora_train.json. */
+static enum talpa_status find_moelora(struct talpa_adapter_config *config, const struct tp_adapter_file *file)
+{
+    const char *routing = talpa_routing_name(TALPA_ROUTING_MOELORA);
+    config->contrastive = talpa_adapter_default().contrastive;
+    if (config->routing != TALPA_ROUTING_TOPK) return TALPA_OK;
+    if (file->about && tp_json_get_string(&routing, tp_json_root(file->about), "routing") != TALPA_OK) return TALPA_OK; /* read_about says why */
+    if (strcmp(routing, talpa_routing_name(TALPA_ROUTING_MOELORA)) || (!file->about && !file->moelora)) return TALPA_OK;
+    config->routing = TALPA_ROUTING_MOELORA;
+    if (!file->moelora) return TALPA_OK;
+    return tp_context(tp_adapter_contrastive_read(&config->contrastive, tp_json_root(file->moelora)), "%s: " TP_ADAPTER_MOELORA_NAME,
+                      file->label);
+}
+
 static enum talpa_status folder_config(struct talpa_adapter_config *config, struct tp_adapter_about *about,
                                        const struct tp_adapter_file *file)
 {
     const enum talpa_status status = tp_adapter_config_read(config, tp_json_root(file->config));
-    if (status != TALPA_OK || !file->about) return tp_context(status, "%s: %s", file->label, config_name);
+    if (status != TALPA_OK) return tp_context(status, "%s: %s", file->label, config_name);
+    TP_TRY(find_moelora(config, file));
+    if (!file->about) return TALPA_OK;
     return tp_context(read_about(about, tp_json_root(file->about), config->routing), "%s: %s", file->label, about_name);
 }
 

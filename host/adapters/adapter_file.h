@@ -10,6 +10,7 @@
 enum { TP_ADAPTER_FORMAT_VERSION = 1 };
 #define TP_ADAPTER_CONFIG_NAME "adapter_config.json"
 #define TP_ADAPTER_ABOUT_NAME "talpa_adapter.json"
+#define TP_ADAPTER_MOELORA_NAME "moelora_train.json"
 #define TP_ADAPTER_TENSORS_NAME "adapter_model.safetensors"
 
 /** A tensor under PEFT's name, whatever its file calls it. Borrowed from the file. */
@@ -28,6 +29,7 @@ struct tp_adapter_file {
     const char *label; /* the folder, or the GGUF file */
     struct tp_json *config;
     struct tp_json *about; /* talpa_adapter.json; NULL if there is none */
+    struct tp_json *moelora; /* moelora_train.json; NULL if there is none */
     struct tp_safetensors *tensors;
     struct tp_gguf *gguf;  /* not NULL: the three above are */
     struct tp_adapter_entry *entries;

@@ -217,7 +217,7 @@ static enum talpa_status write_router(struct tp_gguf_writer *writer, struct tp_a
     tp_gguf_write_string(writer, "adapter.lora_router.strategy", talpa_routing_name(c->routing));
     tp_gguf_write_u32(writer, "adapter.lora_router.n_experts", (uint32_t)c->n_experts);
     tp_gguf_write_string_array(writer, "adapter.lora_router.experts", experts, (size_t)c->n_experts);
-    if (c->routing == TALPA_ROUTING_TOPK) tp_gguf_write_u32(writer, "adapter.lora_router.top_k", (uint32_t)c->top_k);
+    if (tp_router_is_topk(c->routing)) tp_gguf_write_u32(writer, "adapter.lora_router.top_k", (uint32_t)c->top_k);
     if (c->routing == TALPA_ROUTING_THRESHOLD)
         tp_gguf_write_f32(writer, "adapter.lora_router.threshold", (float)(c->threshold > 0.0 ? c->threshold : even));
     if (c->routing == TALPA_ROUTING_ADAMOLE)

@@ -69,7 +69,15 @@ static void print_settings(FILE *out, const struct talpa_adapter_config *c, cons
     char hex[TP_HASH_HEX_BYTES];
     fprintf(out, "routing %s, rank %d, alpha %g, dropout %g", talpa_routing_name(c->routing), c->rank, c->alpha, c->dropout);
     if (c->routing != TALPA_ROUTING_LORA) fprintf(out, ", %d experts", c->n_experts);
-    if (c->routing == TALPA_ROUTING_TOPK) fprintf(out, ", top %d", c->top_k);
+    if (tp_router_is_topk(c->routing)) fprintf(out, ", top %d", c->top_k);
+    if (c->routing == TALPA_ROUTING_MOELORA) {
+        const struct talpa_contrastive_config *k = &c->contrastive;
+        fprintf(out, ", trained with contrastive loss x %g (temperature %g, %s outputs%s, ", k->coef, k->temperature,
+                k->normalise ? "normalised" : "raw", k->gated ? " times gate weights" : "");
+        if (k->n_samples) fprintf(out, "%d samples per expert)", k->n_samples);
+        else fputs("all samples)", out);
+        fprintf(out, " and balance loss x %g", k->balance_coef);
+    }
     if (c->routing == TALPA_ROUTING_THRESHOLD) fprintf(out, ", threshold %g", c->threshold);
     if (c->routing == TALPA_ROUTING_ADAMOLE)
         fprintf(out, ", max threshold %g", c->max_threshold > 0.0 ? c->max_threshold : 1.0 / c->n_experts);

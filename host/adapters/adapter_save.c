@@ -9,7 +9,7 @@
 #include "io/atomic_file.h"
 
 /* The files of a folder replace the old ones together, once all of them are on disk: a full disk leaves the old adapter whole. */
-enum { SAVE_CONFIG, SAVE_ABOUT, SAVE_TENSORS, N_SAVED };
+enum { SAVE_CONFIG, SAVE_ABOUT, SAVE_MOELORA, SAVE_TENSORS, N_SAVED };
 
 static enum talpa_status create_file(struct tp_atomic_file **out, const char *folder, const char *name)
 {
@@ -51,6 +51,13 @@ static enum talpa_status write_about(struct tp_atomic_file *file, const struct t
     return write_text(file, writer);
 }
 
+static enum talpa_status write_moelora(struct tp_atomic_file *file, const struct tp_adapter *adapter, struct tp_json_writer *writer)
+{
+    tp_json_writer_reset(writer);
+    tp_adapter_contrastive_write(writer, &adapter->config.contrastive);
+    return write_text(file, writer);
+}
+
 static enum talpa_status write_tensors(struct tp_atomic_file *file, const struct tp_adapter *adapter, const float *values,
                                        const char *folder)
 {
@@ -89,15 +96,19 @@ static enum talpa_status gather(float *values, const struct tp_adapter *adapter,
 static enum talpa_status write_files(struct tp_atomic_file *files[N_SAVED], const struct tp_adapter *adapter, const float *values,
                                      const char *folder, struct talpa_model *model, const char *base_name)
 {
-    static const char *const names[N_SAVED] = {TP_ADAPTER_CONFIG_NAME, TP_ADAPTER_ABOUT_NAME, TP_ADAPTER_TENSORS_NAME};
+    static const char *const names[N_SAVED] = {TP_ADAPTER_CONFIG_NAME, TP_ADAPTER_ABOUT_NAME, TP_ADAPTER_MOELORA_NAME,
+                                                TP_ADAPTER_TENSORS_NAME};
     struct tp_json_writer *writer;
-    for (int i = 0; i < N_SAVED; i++) TP_TRY(create_file(&files[i], folder, names[i]));
+    for (int i = 0; i < N_SAVED; i++)
+        if (i != SAVE_MOELORA || adapter->config.routing == TALPA_ROUTING_MOELORA) TP_TRY(create_file(&files[i], folder, names[i]));
     TP_TRY(tp_json_writer_create(&writer, 2));
     enum talpa_status status = write_config(files[SAVE_CONFIG], adapter, writer, base_name);
     if (status == TALPA_OK) status = write_about(files[SAVE_ABOUT], adapter, writer, model);
+    if (status == TALPA_OK && files[SAVE_MOELORA]) status = write_moelora(files[SAVE_MOELORA], adapter, writer);
     tp_json_writer_free(writer);
     if (status == TALPA_OK) status = write_tensors(files[SAVE_TENSORS], adapter, values, folder);
-    for (int i = 0; i < N_SAVED && status == TALPA_OK; i++) status = tp_atomic_file_sync(files[i]);
+    for (int i = 0; i < N_SAVED && status == TALPA_OK; i++)
+        if (files[i]) status = tp_atomic_file_sync(files[i]);
     return status;
 }
 
@@ -112,6 +123,7 @@ enum talpa_status tp_adapter_save_as(const struct tp_adapter *adapter, const flo
     free(values);
     /* The tensors come last, so that a new folder which has tensors has everything. */
     for (int i = 0; i < N_SAVED; i++) {
+        if (!files[i]) continue;
         if (status == TALPA_OK)
             status = tp_atomic_file_commit(files[i]);
         else

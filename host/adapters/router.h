@@ -16,7 +16,13 @@ struct tp_router {
                               talpa_value raw, const struct talpa_adapter_config *config);
 };
 
-extern const struct tp_router tp_router_topk, tp_router_threshold, tp_router_adamole;
+extern const struct tp_router tp_router_topk, tp_router_threshold, tp_router_adamole, tp_router_moelora;
+
+/** Does every token run through the top_k experts of highest probability? */
+static inline bool tp_router_is_topk(enum talpa_routing routing)
+{
+    return routing == TALPA_ROUTING_TOPK || routing == TALPA_ROUTING_MOELORA;
+}
 
 /** Descriptor of a strategy; plain LoRA has one without gate. */
 const struct tp_router *tp_router_get(enum talpa_routing routing);

@@ -20,11 +20,7 @@ static enum talpa_status find_adapter(struct forecast *f, struct talpa_model *mo
     float *bank = NULL;
     const enum talpa_status status = tp_adapter_load(&f->adapter, &bank, options->init_lora, model, options->allow_other_base);
     free(bank);
-    if (status == TALPA_OK) {
-        f->adapter->config.dropout = options->adapter.dropout;
-        f->adapter->config.independent_dropout = options->adapter.independent_dropout;
-    }
-    return status;
+    return status == TALPA_OK ? tp_train_options_apply(f->adapter, options) : status;
 }
 
 /* The same graphs and plans, in the same order, as trainer.c prepares. */

@@ -8,7 +8,7 @@ double tp_route_stats_max_threshold(const struct tp_adapter *adapter)
 {
     const struct talpa_adapter_config *c = &adapter->config;
     const double given = c->routing == TALPA_ROUTING_ADAMOLE ? c->max_threshold : c->threshold;
-    if (c->routing == TALPA_ROUTING_TOPK) return NAN;
+    if (tp_router_is_topk(c->routing)) return NAN;
     return given > 0.0 ? given : 1.0 / c->n_experts;
 }
 
@@ -16,7 +16,7 @@ enum talpa_status tp_route_check(const struct tp_adapter *adapter)
 {
     if (adapter && adapter->router->has_gating) return TALPA_OK;
     return tp_fail(TALPA_E_ARGUMENT,
-                   "--route-log, --route-map: nothing is routed: found %s, expected a mixture (topk, threshold or adamole)",
+                   "--route-log, --route-map: nothing is routed: found %s, expected a mixture (topk, threshold, adamole or moelora)",
                    adapter ? "a plain LoRA adapter" : "no adapter");
 }
 

@@ -23,7 +23,7 @@ int tp_run_folder_checkpoint_step(const char *name)
 /* What files and folders of ours are called until they are complete: "NAME.tmp-<pid>-<n>" (atomic_file.h), ".checkpoint-<n>.tmp-<pid>". */
 static bool is_temporary(const char *name)
 {
-    static const char *const own[] = {"adapter_config.json", "adapter_model.safetensors", "talpa_adapter.json", "trainer_log.jsonl",
+    static const char *const own[] = {"adapter_config.json", "adapter_model.safetensors", "talpa_adapter.json", "moelora_train.json", "trainer_log.jsonl",
                                       "train_results.json",  "train_config.json",         "training_loss.svg",  "routing.svg",
                                       ".best"};
     const char *suffix = strstr(name, ".tmp-");

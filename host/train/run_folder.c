@@ -169,6 +169,7 @@ enum talpa_status tp_run_folder_row(struct tp_run_folder *folder, const struct t
     tp_json_write_int_member(json, "total_steps", row->total_steps);
     tp_json_write_real_member(json, "loss", row->loss);
     tp_json_write_real_member(json, "aux_loss", row->aux_loss);
+    if (row->has_contrastive) tp_json_write_real_member(json, "contrastive_loss", row->contrastive_loss);
     tp_json_write_real_member(json, "grad_norm", row->grad_norm);
     tp_json_write_real_member(json, "learning_rate", row->learning_rate);
     tp_json_write_real_member(json, "epoch", row->epoch);

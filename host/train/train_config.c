@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "adapters/router.h"
 #include "base/hash.h"
 #include "base/status.h"
 
@@ -43,9 +44,18 @@ static void add_adapter(struct tp_train_config *c, const struct talpa_adapter_co
     add(c, "routing_strategy", "--routing-strategy", "%s", talpa_routing_name(a->routing));
     add(c, "rank", a->routing == TALPA_ROUTING_LORA ? "--lora-rank" : "--expert-rank", "%d", a->rank);
     add(c, "num_experts", "--num-experts", "%d", a->n_experts);
-    if (a->routing == TALPA_ROUTING_TOPK) add(c, "router_top_k", "--router-top-k", "%d", a->top_k);
+    if (tp_router_is_topk(a->routing)) add(c, "router_top_k", "--router-top-k", "%d", a->top_k);
     if (a->routing == TALPA_ROUTING_THRESHOLD) add(c, "router_threshold", "--router-threshold", "%.17g", a->threshold);
     if (a->routing == TALPA_ROUTING_ADAMOLE) add(c, "max_threshold", "--max-threshold", "%.17g", a->max_threshold);
+    if (a->routing == TALPA_ROUTING_MOELORA) {
+        const struct talpa_contrastive_config *k = &a->contrastive;
+        add(c, "contrastive_coef", "--contrastive-coef", "%.17g", k->coef);
+        add(c, "contrastive_temperature", "--contrastive-temperature", "%.17g", k->temperature);
+        add(c, "contrastive_samples", "--contrastive-samples", "%d", k->n_samples);
+        add(c, "contrastive_normalise", "--contrastive-normalise", "%s", k->normalise ? "on" : "off");
+        add(c, "contrastive_gated", "--contrastive-gated", "%d", k->gated);
+        add(c, "contrastive_warmup_steps", "--contrastive-warmup-steps", "%d", k->warmup_steps);
+    }
     add(c, "lora_alpha", "--lora-alpha", "%.17g", a->alpha);
     add(c, "lora_dropout", "--lora-dropout", "%.17g", a->dropout);
     add(c, "expert_dropout_mask", "--expert-dropout-mask", "%s", a->independent_dropout ? "independent" : "shared");

@@ -40,15 +40,26 @@ static enum talpa_status states(struct tp_train_graph *t, const struct tp_adapte
 static enum talpa_status backward(struct tp_train_graph *t, const struct tp_adapter_graph *attach,
                                   const struct tp_train_graph_options *options, talpa_value *grads_next)
 {
-    talpa_value losses[2] = {t->loss, attach->aux_total}, seeds[2];
+    talpa_value losses[3] = {t->loss}, seeds[3];
+    const struct talpa_adapter_config *config = &attach->adapter->config;
     const bool with_aux = attach->aux_total != TALPA_NONE && options->aux_coef != 0.0;
+    /* moelora weighs the mean over modules, where the published code of the others weighs the sum. */
+    const double n_modules = attach->adapter->n_modules, aux_coef = options->aux_coef / (config->routing == TALPA_ROUTING_MOELORA ? n_modules : 1.0);
+    int n_losses = 1;
     tp_graph_set_scope(t->graph, "seeds");
     tp_graph_set_backward(t->graph, true);
     TP_TRY(talpa_step_scalar(&seeds[0], t->graph, TP_STEP_ONE, 1.0f));
-    if (with_aux) TP_TRY(talpa_step_scalar(&seeds[1], t->graph, TP_STEP_AUX_WEIGHT, (float)options->aux_coef));
+    if (with_aux) {
+        TP_TRY(talpa_step_scalar(&seeds[n_losses], t->graph, TP_STEP_AUX_WEIGHT, (float)aux_coef));
+        losses[n_losses++] = attach->aux_total;
+    }
+    if (attach->contrastive_total != TALPA_NONE) {
+        TP_TRY(talpa_step_scalar(&seeds[n_losses], t->graph, TP_STEP_CONTRASTIVE_WEIGHT, (float)(config->contrastive.coef / n_modules)));
+        losses[n_losses++] = attach->contrastive_total;
+    }
     talpa_value *gradients = malloc(((size_t)attach->n_wrt + 1) * sizeof *gradients);
     if (!gradients) return tp_fail_memory("gradients", (unsigned long long)attach->n_wrt * sizeof *gradients);
-    enum talpa_status status = tp_autodiff(t->graph, losses, seeds, with_aux ? 2 : 1, attach->wrt, attach->n_wrt, gradients);
+    enum talpa_status status = tp_autodiff(t->graph, losses, seeds, n_losses, attach->wrt, attach->n_wrt, gradients);
     for (int i = 0; i < attach->n_wrt && status == TALPA_OK; i++)
         if (gradients[i] == TALPA_NONE) status = tp_fail(TALPA_E_INTERNAL, "no gradient reaches trainable tensor group %d", i);
     tp_graph_set_scope(t->graph, "accumulate");
@@ -139,6 +150,11 @@ static enum talpa_status build(struct tp_train_graph *t, const struct talpa_mode
     if (t->aux != TALPA_NONE) {
         tp_graph_mark_output(t->graph, t->aux);
         TP_TRY(tp_graph_name(t->graph, t->aux, "aux_loss"));
+    }
+    t->contrastive = attach.contrastive_total;
+    if (t->contrastive != TALPA_NONE) {
+        tp_graph_mark_output(t->graph, t->contrastive);
+        TP_TRY(tp_graph_name(t->graph, t->contrastive, "contrastive_loss"));
     }
     TP_TRY(selection(t, adapter, &selected));
     TP_TRY(backward(t, &attach, options, &grads));

@@ -20,6 +20,7 @@ struct tp_train_graph {
     talpa_value selected, counts;    /* i32 states: selections per expert in this step, optimizer steps per tensor */
     talpa_value tensors;             /* input: the tensor table [n_tensors, 4] i32 */
     talpa_value loss, nll, aux;      /* outputs per micro-batch; aux is TALPA_NONE for LoRA */
+    talpa_value contrastive;         /* output per micro-batch: sum over modules; TALPA_NONE but for moelora */
     talpa_value norm;                /* output of the update phase */
     int32_t *tensor_rows;            /* host contents of `tensors` */
     size_t tensor_bytes;

@@ -17,6 +17,20 @@ void talpa_train_default(struct talpa_train_options *options)
                                             .aux_coef = 1e-3};
 }
 
+void talpa_train_default_for(struct talpa_train_options *options, enum talpa_routing routing)
+{
+    talpa_train_default(options);
+    options->adapter.routing = routing;
+    if (routing == TALPA_ROUTING_LORA) {
+        options->adapter.n_experts = 1;
+        options->adapter.rank = 32;
+    }
+    if (routing == TALPA_ROUTING_MOELORA) {
+        options->adapter.modules = TALPA_MODULE_Q | TALPA_MODULE_V;
+        options->aux_coef = 1e-2;
+    }
+}
+
 uint32_t tp_train_options_max_tokens(const struct talpa_train_options *o) { return (uint32_t)o->batch_size * (uint32_t)o->max_seq_length; }
 
 enum talpa_status tp_train_options_check(const struct talpa_train_options *o, const struct talpa_model *model)
@@ -59,7 +73,27 @@ enum talpa_status tp_train_options_check(const struct talpa_train_options *o, co
                        o->early_stopping_patience ? "--early-stopping-patience" : "--load-best-model-at-end");
     if (o->packing && o->aux_include_pads)
         return tp_fail(TALPA_E_ARGUMENT, "--aux-include-pads does not go with --packing: packed rows have no pads; leave one of them out");
+    if (o->adapter.routing == TALPA_ROUTING_MOELORA) TP_TRY(tp_adapter_contrastive_check(&o->adapter.contrastive));
+    if (o->adapter.routing == TALPA_ROUTING_MOELORA && o->aux_include_pads)
+        return tp_fail(TALPA_E_ARGUMENT, "--aux-include-pads does not go with --routing-strategy moelora: pads are no items of its losses");
     if (o->save_steps < 0) return tp_fail(TALPA_E_ARGUMENT, "--save-steps is %d, expected at least 0", o->save_steps);
+    return TALPA_OK;
+}
+
+enum talpa_status tp_train_options_apply(struct tp_adapter *adapter, const struct talpa_train_options *o)
+{
+    struct talpa_adapter_config *config = &adapter->config;
+    config->dropout = o->adapter.dropout;
+    config->independent_dropout = o->adapter.independent_dropout;
+    if (o->adapter.routing != TALPA_ROUTING_MOELORA && o->adapter.routing != TALPA_ROUTING_TOPK) return TALPA_OK;
+    if (!tp_router_is_topk(config->routing)) {
+        if (o->adapter.routing == TALPA_ROUTING_TOPK) return TALPA_OK;
+        return tp_fail(TALPA_E_ARGUMENT, "--init-lora: found an adapter of routing %s, expected topk or moelora for --routing-strategy moelora",
+                       talpa_routing_name(config->routing));
+    }
+    config->routing = o->adapter.routing;
+    config->contrastive = o->adapter.contrastive;
+    adapter->router = tp_router_get(config->routing);
     return TALPA_OK;
 }
 

@@ -17,13 +17,20 @@ struct tp_train_dispatch tp_train_dispatch(const struct talpa_train_options *o, 
     struct tp_train_dispatch d = {.dense = !mixture || o->dispatch != TALPA_DISPATCH_SPARSE,
                                   .sparse = mixture && o->dispatch != TALPA_DISPATCH_DENSE};
     d.starts_sparse =
-        !d.dense || (d.sparse && adapter->config.routing == TALPA_ROUTING_TOPK && tp_trainer_few_active(adapter, adapter->config.top_k));
+        !d.dense || (d.sparse && tp_router_is_topk(adapter->config.routing) && tp_trainer_few_active(adapter, adapter->config.top_k));
     return d;
 }
 
 static double aux_share(const struct tp_trainer *t, const struct tp_feed_step *fed, int micro)
 {
     return (double)t->feed.batches[micro].n_tokens / fed->n_tokens;
+}
+
+/* Rises from 0 as the learning rate does. */
+static double contrastive_ramp(const struct tp_trainer *t)
+{
+    const int warmup = t->adapter->config.contrastive.warmup_steps, step = t->step - 1;
+    return step < warmup ? (double)step / warmup : 1.0;
 }
 
 static struct tp_step step_words(const struct tp_trainer *t, double rate, const struct tp_feed_step *fed, int micro)
@@ -37,6 +44,7 @@ static struct tp_step step_words(const struct tp_trainer *t, double rate, const 
     tp_step_set_f32(&words, TP_STEP_LEARNING_RATE, (float)rate);
     tp_step_set_f32(&words, TP_STEP_LOSS_SCALE, fed->n_labelled ? 1.0f / (float)fed->n_labelled : 0.0f);
     tp_step_set_f32(&words, TP_STEP_AUX_WEIGHT, (float)aux_share(t, fed, micro));
+    tp_step_set_f32(&words, TP_STEP_CONTRASTIVE_WEIGHT, (float)(aux_share(t, fed, micro) * contrastive_ramp(t)));
     tp_step_set_f32(&words, TP_STEP_MAX_NORM, (float)o->max_grad_norm);
     tp_step_set_f32(&words, TP_STEP_WEIGHT_DECAY, (float)o->weight_decay);
     return words;
@@ -52,17 +60,20 @@ enum talpa_status tp_trainer_put_micro(struct tp_trainer *t, double rate, const 
 static enum talpa_status run_micro(struct tp_trainer *t, const struct tp_feed_step *fed, int micro, struct talpa_train_row *row)
 {
     struct tp_executor *executor = t->set.executor;
-    float loss = 0.0f, aux = 0.0f;
+    float loss = 0.0f, aux = 0.0f, contrastive = 0.0f;
     TP_PROFILE_SPAN("micro-batch");
     TP_TRY(tp_trainer_put_micro(t, row->learning_rate, fed, micro));
     TP_TRY(tp_executor_run(executor, t->set.plan_of[t->sparse], TP_PHASE_BATCH));
     row->n_launches += tp_executor_n_launches(executor);
     TP_TRY(tp_executor_read(executor, t->train.loss, &loss, sizeof loss));
     if (t->train.aux != TALPA_NONE) TP_TRY(tp_executor_read(executor, t->train.aux, &aux, sizeof aux));
-    if (!isfinite(loss) || !isfinite(aux))
-        return tp_trainer_explain(t, row->learning_rate, fed, micro, isfinite(loss) ? "auxiliary loss" : "loss");
+    if (t->train.contrastive != TALPA_NONE) TP_TRY(tp_executor_read(executor, t->train.contrastive, &contrastive, sizeof contrastive));
+    if (!isfinite(loss) || !isfinite(aux) || !isfinite(contrastive))
+        return tp_trainer_explain(t, row->learning_rate, fed, micro,
+                                  !isfinite(loss) ? "loss" : !isfinite(aux) ? "auxiliary loss" : "contrastive loss");
     row->loss += (double)loss;
     row->aux_loss += aux_share(t, fed, micro) * (double)aux;
+    row->contrastive_loss += aux_share(t, fed, micro) * (double)contrastive / t->adapter->n_modules;
     return TALPA_OK;
 }
 
@@ -87,7 +98,8 @@ enum talpa_status tp_trainer_step(struct tp_trainer *t, int step, struct talpa_t
     float norm = 0.0f;
     TP_PROFILE_SPAN("optimizer step");
     t->step = step + 1;
-    row->loss = row->aux_loss = row->active_experts = 0.0;
+    row->loss = row->aux_loss = row->active_experts = row->contrastive_loss = 0.0;
+    row->has_contrastive = t->train.contrastive != TALPA_NONE;
     row->n_launches = 0;
     row->learning_rate = tp_schedule_rate(o->schedule, o->learning_rate, step, o->warmup_steps, t->feed.total_steps);
     TP_TRY(tp_feed_next(&fed, &t->feed));

@@ -45,14 +45,16 @@ static enum talpa_status open_adapter(struct tp_trainer *t)
     const struct talpa_train_options *o = t->options;
     if (o->init_lora) {
         TP_TRY(tp_adapter_load(&t->adapter, &t->bank, o->init_lora, t->model, o->allow_other_base));
-        t->adapter->config.dropout = o->adapter.dropout;
-        t->adapter->config.independent_dropout = o->adapter.independent_dropout;
+        TP_TRY(tp_train_options_apply(t->adapter, o));
     } else {
         TP_TRY(tp_adapter_create(&t->adapter, t->model, &o->adapter));
         t->bank = malloc((size_t)t->adapter->bank_elements * sizeof *t->bank);
         if (!t->bank) return tp_fail_memory("adapter", (unsigned long long)t->adapter->bank_elements * sizeof *t->bank);
         tp_adapter_init(t->bank, t->adapter, o->seed);
     }
+    struct talpa_contrastive_config *contrastive = &t->adapter->config.contrastive;
+    if (contrastive->warmup_steps < 0) contrastive->warmup_steps = o->warmup_steps;
+    contrastive->balance_coef = o->aux_coef;
     t->selected = calloc((size_t)t->adapter->selection_elements + 1, sizeof *t->selected);
     return t->selected ? TALPA_OK : tp_fail_memory("adapter", (unsigned long long)t->adapter->selection_elements * sizeof *t->selected);
 }

@@ -9,14 +9,27 @@
 extern "C" {
 #endif
 
-enum talpa_routing { TALPA_ROUTING_LORA, TALPA_ROUTING_TOPK, TALPA_ROUTING_THRESHOLD, TALPA_ROUTING_ADAMOLE, TALPA_N_ROUTINGS };
+enum talpa_routing { TALPA_ROUTING_LORA, TALPA_ROUTING_TOPK, TALPA_ROUTING_THRESHOLD, TALPA_ROUTING_ADAMOLE, TALPA_ROUTING_MOELORA, TALPA_N_ROUTINGS };
 
-/** What an adapter is made of. Sources: LoRA (arXiv 2106.09685), AdaMoLE and its baselines (arXiv 2405.00361). */
+/** moelora's contrastive loss among expert outputs (talpa_contrastive_loss says what it is). Training only: nothing of it is needed
+ *  afterwards. Our reconstruction: the paper's text gives neither formula nor numbers, so none of the defaults is the paper's. */
+struct talpa_contrastive_config {
+    double coef;               /**< weight of the mean over modules; 0: not computed. Default 1e-2 */
+    double temperature;        /**< above 0. Default 0.07 */
+    int n_samples;             /**< items per expert, module and micro-batch, drawn uniformly without replacement; 0: all. Default 32 */
+    bool normalise;            /**< compare outputs of length 1. Default true */
+    bool gated;                /**< compare outputs times their gate weight, so that the gate gets this gradient too. Default false */
+    int warmup_steps;          /**< the weight rises linearly over so many steps; -1 (default): as the learning rate's warm-up */
+    double balance_coef;       /**< only for the record in moelora_train.json: talpa_train_options.aux_coef of the run */
+};
+
+/** What an adapter is made of. Sources: LoRA (arXiv 2106.09685), AdaMoLE and its baselines (arXiv 2405.00361), MoELoRA (arXiv 2402.12851;
+ *  top-k experts with a contrastive loss). */
 struct talpa_adapter_config {
     enum talpa_routing routing;
     int rank;                  /**< per expert */
     int n_experts;             /**< 1 for LoRA */
-    int top_k;                 /**< topk */
+    int top_k;                 /**< topk, moelora */
     double threshold;          /**< threshold: fixed bound on the probability; 0: 1/n_experts */
     double max_threshold;      /**< adamole: upper end of the learned threshold; 0: 1/n_experts */
     double alpha;              /**< scale of an expert is alpha / rank */
@@ -24,6 +37,7 @@ struct talpa_adapter_config {
     bool independent_dropout; /**< a mask per expert, as the published AdaMoLE code draws them, instead of one for all; the experts then run
                                  one by one, at n_experts times the adapter's cost */
     unsigned modules;          /**< set of TALPA_MODULE_* */
+    struct talpa_contrastive_config contrastive; /**< moelora */
 };
 
 enum talpa_module {
@@ -33,7 +47,7 @@ enum talpa_module {
 
 /** adamole, 8 experts of rank 4, alpha 16, dropout 0.05, modules q, k, v, o. */
 struct talpa_adapter_config talpa_adapter_default(void);
-/** "lora", "topk", "threshold", "adamole". */
+/** "lora", "topk", "threshold", "adamole", "moelora". */
 const char *talpa_routing_name(enum talpa_routing routing);
 /** TALPA_E_ARGUMENT, with the known names, for another word. */
 enum talpa_status talpa_routing_parse(enum talpa_routing *out, const char *name);

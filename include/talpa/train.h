@@ -51,7 +51,7 @@ struct talpa_train_options {
     bool allow_plan_change;      /**< resume although kernels, device or driver differ: the bits then may */
     bool allow_schedule_change;  /**< resume although the number of steps differs and the schedule depends on it */
     const char *config_json;     /**< saved as output_dir/train_config.json; NULL: none */
-    double aux_coef;             /**< weight of the load-balancing loss */
+    double aux_coef;             /**< weight of the load-balancing loss: of the sum over modules, for moelora of the mean */
     bool aux_include_pads; /**< pad every micro-batch to its longest row and count the pads in the auxiliary loss, as the published code
                               does */
     bool aux_on_probability;     /**< adamole: balance p instead of p - tau */
@@ -72,6 +72,8 @@ struct talpa_train_row {
     int current_steps, total_steps;
     double loss;                 /**< cross entropy per labelled token of this step, natural log */
     double aux_loss;             /**< unscaled, summed over modules; 0 for LoRA */
+    bool has_contrastive;        /**< moelora with a coefficient above 0 */
+    double contrastive_loss;     /**< unscaled, mean over modules, averaged over micro-batches by tokens as aux_loss */
     double grad_norm;            /**< before clipping */
     double learning_rate, epoch, percentage;
     double elapsed_s, remaining_s, step_ms;
@@ -117,6 +119,8 @@ struct talpa_train_callbacks {
 };
 
 void talpa_train_default(struct talpa_train_options *options);
+/** The defaults of a strategy: as talpa_train_default, but moelora adapts q and v and has aux_coef 1e-2; lora has one expert of rank 32. */
+void talpa_train_default_for(struct talpa_train_options *options, enum talpa_routing routing);
 
 /** Fine-tunes. `device` is an index of talpa_device_list. Writes output_dir/{adapter_config.json, adapter_model.safetensors,
  * talpa_adapter.json, trainer_log.jsonl, train_results.json, training_loss.svg} and checkpoint-<step>/ (complete or not there at all); with

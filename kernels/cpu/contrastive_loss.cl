@@ -56,10 +56,13 @@ static inline void sample(uint e, __global const int *counts, __global const int
 
 static inline void put4(__global float *to, float4 value, uint n)
 {
+    if (n >= 4) {
+        vstore4(value, 0, to);
+        return;
+    }
     to[0] = value.x;
     if (n > 1) to[1] = value.y;
     if (n > 2) to[2] = value.z;
-    if (n > 3) to[3] = value.w;
 }
 
 SINGLE void contrast_sample(__global const uint *step, uint rows_symbol, uint rows_bound, __global const int *counts,
@@ -298,7 +301,8 @@ SINGLE void contrast_pairs(__global const int *items, __global const float *z, _
         for (uint a = first; a < first + CONTRAST_BLOCK; ++a) {
             __global float *out = dz + (size_t)a * (rank + 1);
             if (i == n_experts || visible[a] == 0.0f) {
-                for (uint k = 0; k <= rank; ++k) out[k] = 0.0f;
+                for (uint k = 0; k < rank; ++k) out[k] = 0.0f;
+                out[rank] = 0.0f;
                 continue;
             }
             const float inverse = stat[(size_t)STAT_INVERSE * places + a], omega =

@@ -249,7 +249,8 @@ __kernel void contrast_finish(__global const int *items, __global const float *z
     if (a >= places) return;
     __global float *own = q + (size_t)a * n_all, *out = dz + (size_t)a * (rank + 1);
     if (stat[(size_t)STAT_VISIBLE * places + a] == 0.0f) {
-        for (uint k = 0; k <= rank; ++k) out[k] = 0.0f;
+        for (uint k = 0; k < rank; ++k) out[k] = 0.0f;
+        out[rank] = 0.0f;
         return;
     }
     const uint i = contrast_expert(items, n_experts, a);

@@ -272,7 +272,7 @@ static void test_modules(void **state)
 static void test_routing(void **state)
 {
     (void)state;
-    static const char *const names[TALPA_N_ROUTINGS] = {"lora", "topk", "threshold", "adamole"};
+    static const char *const names[TALPA_N_ROUTINGS] = {"lora", "topk", "threshold", "adamole", "moelora"};
     enum talpa_routing routing;
     for (int i = 0; i < TALPA_N_ROUTINGS; i++) {
         assert_int_equal(talpa_routing_parse(&routing, names[i]), TALPA_OK);

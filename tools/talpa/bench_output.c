@@ -113,7 +113,7 @@ static size_t fields_of(struct field *f, const struct bench *bench, const struct
         field_text("base_dtype", base_dtype(bench)),
         adapter ? field_text("routing", talpa_routing_name(a->routing)) : field_null("routing"),
         maybe_int("n_experts", a->n_experts, adapter),
-        maybe_int("top_k", a->top_k, adapter && a->routing == TALPA_ROUTING_TOPK),
+        maybe_int("top_k", a->top_k, adapter && (a->routing == TALPA_ROUTING_TOPK || a->routing == TALPA_ROUTING_MOELORA)),
         maybe_int("rank", a->rank, adapter),
         maybe_text("lora", bench->lora),
         maybe_int("gradient_checkpointing", bench->train.options.gradient_checkpointing, training),

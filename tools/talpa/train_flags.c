@@ -1,6 +1,7 @@
 #include "train_flags.h"
 
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "flags_common.h"
@@ -10,7 +11,7 @@ enum { LORA_RANK_DEFAULT = 32 }; /* as many columns as 8 experts of rank 4: the 
 
 void train_flags_add(struct options *options, struct train_flags *f)
 {
-    *f = (struct train_flags){.lora_rank = LORA_RANK_DEFAULT, .modules = "q,k,v,o"};
+    *f = (struct train_flags){.lora_rank = LORA_RANK_DEFAULT, .modules = "q,k,v,o", .contrastive_samples = "32"};
     talpa_train_default(&f->options);
     struct talpa_train_options *o = &f->options;
     f->routing = talpa_routing_name(o->adapter.routing);
@@ -20,14 +21,16 @@ void train_flags_add(struct options *options, struct train_flags *f)
     f->base_dtype = (int)o->base_dtype;
     f->compute_dtype = (int)o->compute_dtype;
     f->dispatch = (int)o->dispatch;
+    struct talpa_contrastive_config *k = &o->adapter.contrastive;
+    f->contrastive_normalise = !k->normalise;
     const double big = INT_MAX;
     const struct option table[] = {
         {.kind = OPTION_GROUP, .help = "Adapter"},
-        {OPTION_TEXT, "routing-strategy", 0, NULL, &f->routing, "NAME", "lora, topk, threshold or adamole", 0, 0, false, 0},
+        {OPTION_TEXT, "routing-strategy", 0, NULL, &f->routing, "NAME", "lora, topk, threshold, adamole or moelora", 0, 0, false, 0},
         {OPTION_INT, "lora-rank", 'r', NULL, &f->lora_rank, "N", "rank; lora only", 1, 4096, false, 0},
         {OPTION_INT, "expert-rank", 0, NULL, &f->expert_rank, "N", "rank of each expert; mixtures only", 1, 4096, false, 0},
         {OPTION_INT, "num-experts", 0, NULL, &o->adapter.n_experts, "N", "experts per linear; mixtures only", 1, 1024, false, 0},
-        {OPTION_INT, "router-top-k", 0, "top-k", &o->adapter.top_k, "N", "experts per token; topk only", 1, 1024, false, 0},
+        {OPTION_INT, "router-top-k", 0, "top-k", &o->adapter.top_k, "N", "experts per token; topk and moelora only", 1, 1024, false, 0},
         {OPTION_REAL, "router-threshold", 0, "threshold", &o->adapter.threshold, "P",
          "least probability of an expert; threshold only; 0: 1/experts", 0, 1, false, 0},
         {OPTION_REAL, "max-threshold", 0, NULL, &o->adapter.max_threshold, "P",
@@ -36,12 +39,24 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {OPTION_REAL, "lora-dropout", 0, NULL, &o->adapter.dropout, "P", "dropout on the adapter's input", 0, 0.999, false, 0},
         {OPTION_CHOICE, "expert-dropout-mask", 0, NULL, &f->dropout_mask, "shared|independent",
          "one mask for all experts of a linear, or one each (experts then run one by one)", 0, 0, false, 0},
-        {OPTION_TEXT, "lora-modules", 0, "target-modules", &f->modules, "LIST", "of q,k,v,o,gate,up,down, or all", 0, 0, false, 0},
-        {OPTION_REAL, "router-aux-loss-coef", 0, NULL, &o->aux_coef, "X", "weight of the load-balancing loss", 0, 1e9, false, 0},
+        {OPTION_TEXT, "lora-modules", 0, "target-modules", &f->modules, "LIST", "of q,k,v,o,gate,up,down, or all; moelora: q,v by itself", 0, 0, false, 0},
+        {OPTION_REAL, "router-aux-loss-coef", 0, NULL, &o->aux_coef, "X", "weight of the load-balancing loss; moelora: 0.01 by itself, of the mean over linears", 0, 1e9,
+         false, 0},
         {OPTION_CHOICE, "aux-on", 0, NULL, &f->aux_on, "shifted|probability", "adamole: balance p - threshold, or p", 0, 0, false, 0},
         {OPTION_FLAG, "aux-include-pads", 0, NULL, &o->aux_include_pads, NULL, "count pads in that loss, as the published code does", 0, 0,
          false, 0},
         flag_expert_dispatch(&f->dispatch),
+        {.kind = OPTION_GROUP, .help = "Contrastive loss among expert outputs (moelora only; our reconstruction, the paper gives no formula)"},
+        {OPTION_REAL, "contrastive-coef", 0, NULL, &k->coef, "X", "its weight; 0: not computed", 0, 1e9, false, 0},
+        {OPTION_REAL, "contrastive-temperature", 0, NULL, &k->temperature, "X", "similarities are divided by it", 0.001, 1000, false, 0},
+        {OPTION_TEXT, "contrastive-samples", 0, NULL, &f->contrastive_samples, "N|all", "expert outputs compared, per expert and linear", 0, 0, false,
+         0},
+        {OPTION_CHOICE, "contrastive-normalise", 0, NULL, &f->contrastive_normalise, "on|off", "compare directions, or outputs as they are", 0, 0, false,
+         0},
+        {OPTION_FLAG, "contrastive-gated", 0, NULL, &k->gated, NULL, "compare outputs times their gate weight: the gate learns from it too", 0, 0, false,
+         0},
+        {OPTION_INT, "contrastive-warmup-steps", 0, "contrastive-warmup", &k->warmup_steps, "N",
+         "steps over which its weight rises from 0; -1: as the learning rate's", -1, big, false, 0},
         {.kind = OPTION_GROUP, .help = "Batch"},
         {OPTION_INT, "batch-size", 'b', NULL, &o->batch_size, "N", "examples, or packed rows, per micro-batch", 1, 65536, false, 0},
         {OPTION_INT, "max-seq-length", 'c', "ctx-size", &o->max_seq_length, "N", "tokens per example or packed row", 2, 1 << 20, false, 0},
@@ -79,12 +94,18 @@ static bool on_command_line(const struct options *options, const char *name)
 int train_flags_finish(struct train_flags *f, const struct options *options)
 {
     struct talpa_train_options *o = &f->options;
-    static const char *const later[] = {"moelora", "mole", "tokenlevel", "mixlora"};
+    static const char *const later[] = {"mole", "tokenlevel", "mixlora"};
     for (size_t i = 0; i < sizeof later / sizeof *later; ++i)
         if (!strcmp(f->routing, later[i]))
-            return options_fail(options, "--routing-strategy %s is not in this version; known: lora, topk, threshold, adamole", f->routing);
+            return options_fail(options, "--routing-strategy %s is not in this version; known: lora, topk, threshold, adamole, moelora", f->routing);
     if (talpa_routing_parse(&o->adapter.routing, f->routing) != TALPA_OK)
-        return options_fail(options, "--routing-strategy: found '%s', expected one of lora, topk, threshold, adamole", f->routing);
+        return options_fail(options, "--routing-strategy: found '%s', expected one of lora, topk, threshold, adamole, moelora", f->routing);
+    if (o->adapter.routing == TALPA_ROUTING_MOELORA) {
+        struct talpa_train_options own;
+        talpa_train_default_for(&own, o->adapter.routing);
+        if (options_source(options, "lora-modules") == OPTION_DEFAULT) f->modules = "q,v";
+        if (options_source(options, "router-aux-loss-coef") == OPTION_DEFAULT) o->aux_coef = own.aux_coef;
+    }
     if (talpa_modules_parse(&o->adapter.modules, f->modules) != TALPA_OK)
         return options_fail(options, "--lora-modules: %s", talpa_error_message());
 
@@ -96,21 +117,37 @@ int train_flags_finish(struct train_flags *f, const struct options *options)
     const struct {
         const char *flag;
         enum talpa_routing routing;
-    } owned[] = {{"router-top-k", TALPA_ROUTING_TOPK},
+    } owned[] = {{"router-top-k", o->adapter.routing == TALPA_ROUTING_MOELORA ? TALPA_ROUTING_MOELORA : TALPA_ROUTING_TOPK},
                  {"router-threshold", TALPA_ROUTING_THRESHOLD},
                  {"max-threshold", TALPA_ROUTING_ADAMOLE},
-                 {"aux-on", TALPA_ROUTING_ADAMOLE}};
+                 {"aux-on", TALPA_ROUTING_ADAMOLE},
+                 {"contrastive-coef", TALPA_ROUTING_MOELORA},
+                 {"contrastive-temperature", TALPA_ROUTING_MOELORA},
+                 {"contrastive-samples", TALPA_ROUTING_MOELORA},
+                 {"contrastive-normalise", TALPA_ROUTING_MOELORA},
+                 {"contrastive-gated", TALPA_ROUTING_MOELORA},
+                 {"contrastive-warmup-steps", TALPA_ROUTING_MOELORA}};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; ++i)
         if (o->adapter.routing != owned[i].routing && on_command_line(options, owned[i].flag))
             return options_fail(options, "--%s belongs to --routing-strategy %s, not to %s", owned[i].flag,
                                 talpa_routing_name(owned[i].routing), f->routing);
     if (lora && on_command_line(options, "num-experts") && o->adapter.n_experts != 1)
-        return options_fail(options, "--num-experts %d: --routing-strategy lora has one expert; choose topk, threshold or adamole",
+        return options_fail(options, "--num-experts %d: --routing-strategy lora has one expert; choose topk, threshold, adamole or moelora",
                             o->adapter.n_experts);
     o->adapter.rank = lora ? f->lora_rank : f->expert_rank;
     if (lora) o->adapter.n_experts = 1;
-    if (o->adapter.routing == TALPA_ROUTING_TOPK && o->adapter.top_k > o->adapter.n_experts)
+    const bool top_k = o->adapter.routing == TALPA_ROUTING_TOPK || o->adapter.routing == TALPA_ROUTING_MOELORA;
+    if (top_k && o->adapter.top_k > o->adapter.n_experts)
         return options_fail(options, "--router-top-k %d is more than --num-experts %d", o->adapter.top_k, o->adapter.n_experts);
+    char *end;
+    const long samples = strtol(f->contrastive_samples, &end, 10);
+    const bool all = !strcmp(f->contrastive_samples, "all");
+    if (!all && (end == f->contrastive_samples || *end || samples < 1 || samples > INT_MAX))
+        return options_fail(options, "--contrastive-samples: found '%s', expected a whole number from 1 on, or all", f->contrastive_samples);
+    o->adapter.contrastive.n_samples = all ? 0 : (int)samples;
+    o->adapter.contrastive.normalise = f->contrastive_normalise == 0;
+    if (o->adapter.routing == TALPA_ROUTING_MOELORA && o->aux_include_pads)
+        return options_fail(options, "--aux-include-pads does not go with --routing-strategy moelora: pads are no items of its losses");
     if (o->max_steps == 0 && o->num_epochs <= 0)
         return options_fail(options, "--max-steps and --num-train-epochs are both 0; one has to be above");
     /* Every schedule here has a warm-up; the longer name of "constant" is transformers'. */
@@ -139,7 +176,15 @@ size_t train_adapter_fields(struct field *fields, const struct talpa_adapter_con
     fields[n++] = field_text("routing", talpa_routing_name(config->routing));
     fields[n++] = field_int("rank", config->rank);
     fields[n++] = field_int("n_experts", config->n_experts);
-    if (config->routing == TALPA_ROUTING_TOPK) fields[n++] = field_int("top_k", config->top_k);
+    if (config->routing == TALPA_ROUTING_TOPK || config->routing == TALPA_ROUTING_MOELORA) fields[n++] = field_int("top_k", config->top_k);
+    if (config->routing == TALPA_ROUTING_MOELORA) {
+        const struct talpa_contrastive_config *k = &config->contrastive;
+        fields[n++] = field_real("contrastive_coef", k->coef);
+        fields[n++] = field_real("contrastive_temperature", k->temperature);
+        fields[n++] = k->n_samples ? field_int("contrastive_samples", k->n_samples) : field_text("contrastive_samples", "all");
+        fields[n++] = field_bool("contrastive_normalise", k->normalise);
+        fields[n++] = field_bool("contrastive_gated", k->gated);
+    }
     if (config->routing == TALPA_ROUTING_THRESHOLD) fields[n++] = field_real("threshold", config->threshold);
     if (config->routing == TALPA_ROUTING_ADAMOLE) fields[n++] = field_real("max_threshold", config->max_threshold);
     fields[n++] = field_real("alpha", config->alpha);

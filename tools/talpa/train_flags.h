@@ -12,7 +12,8 @@
 struct train_flags {
     struct talpa_train_options options; /**< complete after train_flags_finish */
     const char *routing, *modules;
-    int lora_rank, expert_rank, schedule, aux_on, dropout_mask, compute_dtype, base_dtype, dispatch;
+    const char *contrastive_samples;
+    int contrastive_normalise, lora_rank, expert_rank, schedule, aux_on, dropout_mask, compute_dtype, base_dtype, dispatch;
 };
 
 /** Sets the defaults and appends the flags of adapter, batch and optimizer to `options`. `flags` must outlive it. */
@@ -22,7 +23,7 @@ int train_flags_finish(struct train_flags *flags, const struct options *options)
 
 /** "q,k,v,o" for a set of modules. */
 void train_modules_text(char *text, size_t size, unsigned modules);
-/** The adapter's configuration as fields (at most 10); returns their number. `text` holds the module list. */
+/** The adapter's configuration as fields (at most 14); returns their number. `text` holds the module list. */
 size_t train_adapter_fields(struct field *fields, const struct talpa_adapter_config *config, char *text, size_t size);
 
 /** What `train --dry-run` and `inspect --plan` say about memory: two lines, or a record. */
