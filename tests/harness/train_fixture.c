@@ -64,11 +64,11 @@ struct fixture_step fixture_run(struct fixture *f, int step, const int32_t *ids,
 {
     const struct fixture_options *o = &f->options;
     struct tp_executor *executor = f->set.executor;
-    float loss = 0.0f, aux = 0.0f, norm = 0.0f;
+    float loss = 0.0f, aux = 0.0f, contrastive = 0.0f, norm = 0.0f;
     tp_batch_clear(&f->batch);
     for (int b = 0; b < o->batch; b++) {
         const struct tp_dataset_example example = {
-            .ids = ids + b * o->length, .labels = labels + b * o->length, .n_tokens = (uint32_t)o->length};
+            .ids = ids + b * o->length, .labels = labels + b * o->length, .n_tokens = (uint32_t)(o->lengths ? o->lengths[b] : o->length)};
         golden_ok(tp_batch_add(&f->batch, &example, (uint32_t)b, 0, 0));
     }
     struct tp_step words = {{0}};
@@ -76,18 +76,21 @@ struct fixture_step fixture_run(struct fixture *f, int step, const int32_t *ids,
     tp_step_set_f32(&words, TP_STEP_LEARNING_RATE, (float)o->learning_rate);
     tp_step_set_f32(&words, TP_STEP_WEIGHT_DECAY, (float)o->weight_decay);
     tp_step_set_f32(&words, TP_STEP_MAX_NORM, (float)o->max_norm);
-    tp_step_set_f32(&words, TP_STEP_LOSS_SCALE, 1.0f / (float)f->batch.n_labelled);
+    tp_step_set_f32(&words, TP_STEP_LOSS_SCALE, o->without_ce ? 0.0f : 1.0f / (float)f->batch.n_labelled);
     tp_step_set_f32(&words, TP_STEP_AUX_WEIGHT, 1.0f);
+    tp_step_set_f32(&words, TP_STEP_CONTRASTIVE_WEIGHT, 1.0f);
     golden_ok(tp_batch_write(&f->batch, executor, &f->train.inputs, &words));
     golden_ok(tp_executor_step(executor, &words));
     golden_ok(tp_executor_run(executor, 0, TP_PHASE_BATCH));
     golden_ok(tp_executor_read(executor, f->train.loss, &loss, sizeof loss));
     if (f->train.aux != TALPA_NONE) golden_ok(tp_executor_read(executor, f->train.aux, &aux, sizeof aux));
+    if (f->train.contrastive != TALPA_NONE)
+        golden_ok(tp_executor_read(executor, f->train.contrastive, &contrastive, sizeof contrastive));
     if (update) {
         golden_ok(tp_executor_run(executor, 0, TP_PHASE_UPDATE));
         golden_ok(tp_executor_read(executor, f->train.norm, &norm, sizeof norm));
     }
-    return (struct fixture_step){(double)loss, (double)aux, (double)norm};
+    return (struct fixture_step){(double)loss, (double)aux, (double)contrastive / f->adapter->n_modules, (double)norm};
 }
 
 double fixture_eval(struct fixture *f, const int32_t *ids, int n_rows)

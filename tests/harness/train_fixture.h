@@ -9,6 +9,8 @@ struct fixture_options {
     enum tp_dispatch dispatch;
     int batch, length;         /* rows per micro-batch, tokens per row */
     double aux_coef, learning_rate, weight_decay, max_norm;
+    const int *lengths;        /* tokens of each row that are in use, the rest is left out; NULL: all */
+    bool without_ce;           /* only the auxiliary losses make a gradient */
 };
 
 struct fixture {
@@ -25,7 +27,7 @@ struct fixture {
 
 /** Results of one step, before its update. */
 struct fixture_step {
-    double ce, aux, grad_norm;
+    double ce, aux, contrastive, grad_norm; /* contrastive: mean over modules */
 };
 
 /** Opens device and adapter and prepares the training graph; parameters start at zero. Failures fail the test. */
