@@ -60,11 +60,14 @@ static enum talpa_status check(const struct talpa_session *s, const struct talpa
     return TALPA_OK;
 }
 
-/* Tokens at the start of the request that the sequence holds; the last one is run anyhow, for its logits. */
-static int shared_prefix(const struct tp_sequence *sequence, const struct talpa_request *request)
+/* Tokens at the start of the request that the sequence holds; the last one is run anyhow, for its logits. What decoding put into the cache
+ * differs in the last bits from what a prompt would have; which of several requests would find it depends on the number of sequences, so
+ * only a request by itself (the next turn of a conversation) takes that. */
+static int shared_prefix(const struct generator *g, const struct tp_sequence *sequence, const struct talpa_request *request)
 {
+    const int held = g->n_requests == 1 ? sequence->n_held : sequence->n_prompt;
     int n = 0;
-    while (n < sequence->n_held && (size_t)n + 1 < request->n_ids && sequence->ids[n] == request->ids[n]) n++;
+    while (n < held && (size_t)n + 1 < request->n_ids && sequence->ids[n] == request->ids[n]) n++;
     return n;
 }
 
@@ -79,7 +82,8 @@ static enum talpa_status start(struct generator *g, int at, size_t index)
                         .index = index,
                         .answer = &g->answers[index],
                         .max_new = r->max_tokens && r->max_tokens < room ? r->max_tokens : room};
-    sequence->n_held = shared_prefix(sequence, r);
+    sequence->n_held = shared_prefix(g, sequence, r);
+    if (sequence->n_prompt > sequence->n_held) sequence->n_prompt = sequence->n_held;
     memcpy(sequence->ids, r->ids, r->n_ids * sizeof *r->ids);
     const size_t n = (size_t)job->max_new;
     job->answer->n_prompt = (int)r->n_ids;
@@ -97,7 +101,7 @@ static enum talpa_status start_waiting(struct generator *g)
         int best = -1, most = -1;
         for (int i = 0; i < g->session->n_sequences; i++) {
             if (g->jobs[i].request) continue;
-            const int n = shared_prefix(&g->session->sequences[i], &g->requests[g->n_started]);
+            const int n = shared_prefix(g, &g->session->sequences[i], &g->requests[g->n_started]);
             if (n > most) best = i, most = n;
         }
         if (best < 0) return TALPA_OK;

@@ -196,6 +196,10 @@ enum talpa_status tp_pass_run(struct talpa_session *s, enum tp_pass pass)
     s->info.n_launches = tp_executor_n_launches(executor);
     if (s->n_rows) TP_TRY(tp_executor_read(executor, g->logits, s->logits, (size_t)s->n_rows * (size_t)s->n_vocab * sizeof *s->logits));
     else TP_TRY(tp_executor_finish(executor));
-    for (int t = 0; t < s->n_tokens; t++) s->sequences[s->slots[t] / s->n_ctx].n_held = s->positions[t] + 1;
+    for (int t = 0; t < s->n_tokens; t++) {
+        struct tp_sequence *sequence = &s->sequences[s->slots[t] / s->n_ctx];
+        sequence->n_held = s->positions[t] + 1;
+        if (pass == TP_PASS_PROMPT) sequence->n_prompt = sequence->n_held;
+    }
     return TALPA_OK;
 }

@@ -21,6 +21,7 @@ struct tp_session_graph {
 struct tp_sequence {
     int32_t *ids; /* [n_ctx] */
     int n_held;   /* tokens whose keys and values are in the cache */
+    int n_prompt; /* those at the start that passes for prompts put there */
 };
 
 enum tp_pass { TP_PASS_PROMPT, TP_PASS_DECODE, TP_N_PASSES };

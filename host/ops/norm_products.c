@@ -98,7 +98,11 @@ static bool applies(const struct tp_lower *lower)
     return true;
 }
 
-static bool applies_cpu(const struct tp_lower *lower) { return tp_lower_in(lower, X)->shape.dim[0] <= MAX_ROWS && applies(lower); }
+static bool applies_cpu(const struct tp_lower *lower)
+{
+    const struct tp_type *x = tp_lower_in(lower, X);
+    return x->shape.dim[0] <= MAX_ROWS && tp_gemm_is_few(lower, x) && applies(lower);
+}
 
 static bool applies_vnni(const struct tp_lower *lower)
 {
