@@ -199,7 +199,7 @@ enum talpa_status tp_pass_run(struct talpa_session *s, enum tp_pass pass)
     for (int t = 0; t < s->n_tokens; t++) {
         struct tp_sequence *sequence = &s->sequences[s->slots[t] / s->n_ctx];
         sequence->n_held = s->positions[t] + 1;
-        if (pass == TP_PASS_PROMPT) sequence->n_prompt = sequence->n_held;
+        if (pass == TP_PASS_PROMPT && s->positions[t] <= sequence->n_prompt) sequence->n_prompt = sequence->n_held;
     }
     return TALPA_OK;
 }
