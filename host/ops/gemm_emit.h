@@ -58,6 +58,10 @@ bool tp_gemv_accepts(const struct tp_gemm *gemm);
 /** The launch of one piece. dots: by dot products of integers (tier x86_vnni), gemm.panels has tp_gemm_dot_bytes. */
 void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, bool dots);
 
+/** Groups that share out a weight's panels: few, as starting one costs as much as several kilobytes of weights, enough to end together. Where
+ *  every group encodes the rows for itself, fewer. */
+int64_t tp_gemv_groups(const struct tp_lower *lower, int64_t n_panels, bool dots);
+
 /** Bytes for the records of one group, as tp_dot_bytes of kernels/common/quant_dot.clh, and the option that chooses the instructions. */
 size_t tp_dot_group_bytes(int64_t m, int64_t k);
 const char *tp_dot_option(const struct tp_lower *lower);

@@ -10,12 +10,9 @@ bool tp_gemv_accepts(const struct tp_gemm *g)
            g->b_stride == g->k && g->b_first_n % TP_PANEL == 0;
 }
 
-/* Few groups, each with a long stream: starting one costs as much as several kilobytes of weights. */
-static int64_t most_groups(const struct tp_lower *lower) { return tp_gemm_max(4, 4 * (int64_t)lower->caps->compute_units); }
-
-static int64_t panels_per_group(const struct tp_lower *lower, const struct tp_gemm *g)
+int64_t tp_gemv_groups(const struct tp_lower *lower, int64_t n_panels, bool dots)
 {
-    return tp_gemm_ceil_div(tp_gemm_ceil_div(g->n, TP_PANEL), most_groups(lower));
+    return tp_gemm_min(n_panels, tp_gemm_max(1, lower->caps->compute_units) * (dots ? 2 : 4));
 }
 
 size_t tp_dot_group_bytes(int64_t m, int64_t k)
@@ -28,13 +25,13 @@ const char *tp_dot_option(const struct tp_lower *lower) { return lower->options-
 
 size_t tp_gemm_dot_bytes(const struct tp_lower *lower, const struct tp_gemm *g)
 {
-    return (size_t)tp_gemm_ceil_div(tp_gemm_ceil_div(g->n, TP_PANEL), panels_per_group(lower, g)) * tp_dot_group_bytes(g->m, g->k);
+    return (size_t)tp_gemv_groups(lower, tp_gemm_ceil_div(g->n, TP_PANEL), true) * tp_dot_group_bytes(g->m, g->k);
 }
 
 void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, bool dots)
 {
     const struct tp_gemm *g = &piece->gemm;
-    const int64_t share = panels_per_group(lower, g);
+    const int64_t groups = tp_gemv_groups(lower, tp_gemm_ceil_div(g->n, TP_PANEL), dots);
     struct tp_launch *launch = tp_lower_launch(lower, "cpu/gemv.cl", "gemv");
     if (g->b_layout == TP_LAYOUT_QUANT) tp_launch_option(launch, "-DB_QUANT=1 %s", tp_gemm_weight_option(g->b_dtype));
     if (dots) tp_launch_option(launch, "%s", tp_dot_option(lower));
@@ -47,8 +44,8 @@ void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, boo
     tp_launch_u32(launch, (uint32_t)g->out_stride);
     tp_launch_u32(launch, (uint32_t)g->out_first_n);
     tp_launch_u32(launch, g->accumulate || g->has_c);
-    tp_launch_u32(launch, (uint32_t)share);
+    tp_launch_u32(launch, (uint32_t)groups);
     if (dots) tp_launch_write(lower, launch, g->panels);
-    tp_launch_groups(launch, (size_t)tp_gemm_ceil_div(tp_gemm_ceil_div(g->n, TP_PANEL), share), 1, 1, 1, 1, 1);
+    tp_launch_groups(launch, (size_t)groups, 1, 1, 1, 1, 1);
     tp_gemm_put_cost(launch, g);
 }

@@ -144,8 +144,7 @@ static enum talpa_status lower_products(struct tp_lower *lower, bool dots)
         columns += (double)n[i];
     }
     for (int i = 0; i < MAX_WEIGHTS; i++) tp_launch_u32(launch, (uint32_t)n[i]);
-    /* Shares end evenly enough with four per core, and starting a group costs more than that would gain. */
-    const int64_t most = 4 * (int64_t)(lower->caps->compute_units ? lower->caps->compute_units : 1), groups = n_panels < most ? n_panels : most;
+    const int64_t groups = tp_gemv_groups(lower, n_panels, dots);
     tp_launch_u32(launch, (uint32_t)groups);
     if (dots) {
         const size_t bytes_per_group = tp_dot_group_bytes(x->shape.dim[0], x->shape.dim[1]);

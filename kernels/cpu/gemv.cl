@@ -5,7 +5,7 @@
  *   a[m*a_stride + k]; c, out: element m*out_stride + out_first_n + n; c may be out itself; b_first_n is a multiple of 32.
  * Without DOT every sum is one f32 chain of fma in ascending k, c last: the bits of cpu/gemm.cl, and the same for any number of rows. A chain waits for
  * its last step, so a single row takes two panels at a time: four chains side by side.
- * Index map: one work-item per group, group x makes panels_per_group panels of 32 columns, in tiles of 4 or 2 rows x 1 panel or 1 row x 2. */
+ * Index map: one work-item per group, group x makes its share of the panels of 32 columns, in tiles of 4 or 2 rows x 1 panel or 1 row x 2. */
 #include "common/base.clh"
 #include "common/step.clh"
 #include "common/vector.clh"
@@ -132,7 +132,7 @@ static inline void tile_pair(__global const float *a0, __global const element *b
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemv(
     __global const float *a, __global const element *b, __global const float *c, __global float *out, __global const uint *step,
     uint m_symbol, uint m_bound, uint k, uint n, uint a_stride, uint b_first_n, uint out_stride, uint out_first_n, uint add,
-    uint panels_per_group
+    uint n_groups
 #ifdef DOT
     ,
     __global uchar *encoded
@@ -140,7 +140,7 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void gemv(
 )
 {
     const uint m = tp_rows(step, m_symbol, m_bound);
-    const uint begin = (uint)tp_group_id(0) * panels_per_group, end = min((n + 31) / 32, begin + panels_per_group);
+    const uint n_panels = (n + 31) / 32, begin = tp_part(n_panels, n_groups, tp_group_id(0)), end = tp_part(n_panels, n_groups, tp_group_id(0) + 1);
 #ifdef B_QUANT
     const size_t panel_elements = (size_t)(k / 32) * TP_QUANT_BLOCK_BYTES;
 #else

@@ -259,8 +259,8 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void norm_products(
             }
 #endif
 #ifdef GATED
-        const uint end = tp_share_rows(panels0, n_groups, group + 1);
-        for (uint p = tp_share_rows(panels0, n_groups, group); p < end; p++)
+        const uint end = tp_part(panels0, n_groups, group + 1);
+        for (uint p = tp_part(panels0, n_groups, group); p < end; p++)
             for (uint row = 0; row < count; row += TILE_ROWS) {
                 const uint rows = min(count - row, (uint)TILE_ROWS);
 #ifndef DOT
@@ -294,8 +294,8 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void norm_products(
     : (p) < panels1 ? put(out1, sums, (p) - panels0, first + row, rows, n1)      \
                     : put(out2, sums, (p) - panels1, first + row, rows, n2)
 #endif
-        const uint end = tp_share_rows(panels, n_groups, group + 1);
-        for (uint p = tp_share_rows(panels, n_groups, group); p < end; p++)
+        const uint end = tp_part(panels, n_groups, group + 1);
+        for (uint p = tp_part(panels, n_groups, group); p < end; p++)
             for (uint row = 0; row < count; row += TILE_ROWS) {
                 const uint rows = min(count - row, (uint)TILE_ROWS);
 #ifndef DOT
