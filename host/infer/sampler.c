@@ -187,15 +187,58 @@ static double uniform(const struct tp_sampler *s, const struct tp_sampler_contex
     return ((double)(words[0] >> 5) * 67108864.0 + (double)(words[1] >> 6)) * 0x1p-53;
 }
 
+enum { LANES = 16 };
+
+/* sum[j] += exp(x[j] - most), most >= x[j], to 2^-22 of it: a polynomial around multiples of log 2 (Cephes, expf), in loops that compilers turn
+ * into vectors, as one call of expf per token of the vocabulary takes a good part of the time of a decoding pass. */
+static void add_exponentials(float *sum, const float *x, float most)
+{
+    float value[LANES], scale[LANES];
+    int32_t exponent[LANES], bits[LANES];
+    for (int j = 0; j < LANES; j++) {
+        const float difference = x[j] - most;
+        value[j] = difference > -87.0f ? difference : -87.0f;
+    }
+    for (int j = 0; j < LANES; j++) exponent[j] = (int32_t)(value[j] * 1.44269504f - 0.5f);
+    for (int j = 0; j < LANES; j++) bits[j] = (exponent[j] + 127) * (1 << 23);
+    memcpy(scale, bits, sizeof scale);
+    for (int j = 0; j < LANES; j++) {
+        const float n = (float)exponent[j], r = value[j] - n * 0.693359375f + n * 2.12194440e-4f;
+        const float p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r +
+                        5.0000001201e-1f;
+        sum[j] += (p * r * r + r + 1.0f) * scale[j];
+    }
+}
+
 /* Log of the sum of exponentials; not finite if a logit is not. */
 static double log_sum(const float *logits, int n)
 {
-    float most = logits[0];
-    for (int i = 1; i < n; i++)
-        if (!(logits[i] <= most)) most = logits[i];
+    enum { BLOCK = 64 * LANES }; /* that sums in f32 go on for */
+    float most[LANES], wrong[LANES] = {0};
     double sum = 0.0;
-    for (int i = 0; i < n; i++) sum += (double)expf(logits[i] - most);
-    return (double)most + log(sum);
+    int i = 0;
+    for (int j = 0; j < LANES; j++) most[j] = logits[0];
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) {
+            most[j] = logits[i + j] > most[j] ? logits[i + j] : most[j];
+            wrong[j] += logits[i + j] * 0.0f;
+        }
+    for (; i < n; i++) {
+        most[0] = logits[i] > most[0] ? logits[i] : most[0];
+        wrong[0] += logits[i] * 0.0f;
+    }
+    for (int j = 1; j < LANES; j++) {
+        most[0] = most[j] > most[0] ? most[j] : most[0];
+        wrong[0] += wrong[j];
+    }
+    for (int from = 0; from < n; from += BLOCK) {
+        const int end = n - from < BLOCK ? n : from + BLOCK;
+        float sums[LANES] = {0};
+        for (i = from; i + LANES <= end; i += LANES) add_exponentials(sums, logits + i, most[0]);
+        for (int j = 0; j < LANES; j++) sum += (double)sums[j];
+        for (; i < end; i++) sum += (double)expf(logits[i] - most[0]);
+    }
+    return (double)most[0] + log(sum) + (double)wrong[0];
 }
 
 enum talpa_status tp_sampler_next(int32_t *id, float *logprob, struct tp_sampler *s, const float *logits,
