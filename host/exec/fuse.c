@@ -118,7 +118,7 @@ static int by_number(const void *a, const void *b) { return *(const int32_t *)a 
 
 static bool is_safe(const struct fuser *f, struct tp_fused *fused)
 {
-    if (fused->n_members < 2 || fused->node.n_in > TP_CASE_MAX_IN || fused->node.n_out > TP_MAX_OUT) return false;
+    if (fused->n_members < 2 || fused->node.n_in > TP_MAX_IN || fused->node.n_out > TP_MAX_OUT) return false;
     for (int m = 0; m < fused->n_members; m++) {
         const struct tp_node *node = member(f, fused, m);
         if (node->phase != member(f, fused, 0)->phase || f->match.group[fused->member[m]] >= 0) return false;

@@ -31,7 +31,7 @@ static bool is_layout_only(const struct tp_node *node) { return (node->op->flags
 /* A weight is packed from one upload of its row layout, which therefore has to fit one allocation. */
 static bool can_pack(const struct tp_plan *plan, const struct tp_node *node, const enum tp_layout *in)
 {
-    for (int i = 0; i < node->n_in && i < TP_CASE_MAX_IN; i++) {
+    for (int i = 0; i < node->n_in && i < TP_MAX_IN; i++) {
         if (node->in[i] == TP_NONE || in[i] == TP_LAYOUT_ROW) continue;
         if (tp_type_bytes(tp_graph_type(plan->graph, node->in[i])) > plan->caps.max_alloc_bytes) return false;
     }
@@ -53,7 +53,7 @@ static struct tp_lower lower_for(const struct tp_plan *plan, const struct tp_nod
 /* Takes the flag of tp_layout_or_row off the layouts that a variant gave. */
 static void read_flags(struct tp_choice *choice)
 {
-    for (int i = 0; i < TP_CASE_MAX_IN; i++) {
+    for (int i = 0; i < TP_MAX_IN; i++) {
         if (!((int)choice->in[i] & TP_LAYOUT_OR_ROW)) continue;
         choice->may_in[i] = (enum tp_layout)((int)choice->in[i] & ~TP_LAYOUT_OR_ROW);
         choice->in[i] = TP_LAYOUT_ROW;
@@ -83,7 +83,7 @@ static enum talpa_status choose_variant(struct tp_plan *plan, int32_t n, struct 
 {
     const struct tp_node *node = tp_plan_node(plan, n);
     if (!node || is_layout_only(node)) return TALPA_OK;
-    if (node->n_in > TP_CASE_MAX_IN) return tp_fail(TALPA_E_INTERNAL, "%s: more than %d operands", node->op->name, TP_CASE_MAX_IN);
+    if (node->n_in > TP_MAX_IN) return tp_fail(TALPA_E_INTERNAL, "%s: more than %d operands", node->op->name, TP_MAX_IN);
     const struct tp_fusion *rule = plan->fused_of[n] < 0 ? NULL : plan->fused[plan->fused_of[n]]->rule;
     plan->variant[n] = tp_plan_choose(plan, node, n, rule ? rule->variants : node->op->variants, rule ? rule->n_variants : node->op->n_variants, choice);
     if (!plan->variant[n]) return tp_fail(TALPA_E_INTERNAL, "%s at %s: no kernel variant applies", node->op->name, node->scope);

@@ -7,8 +7,8 @@
 /** Layouts chosen for the operands of a node. While values are settled, `may_in` is what an input may come in instead of row, `out` what the
  *  variant offers, and `both` says that it can make row too. */
 struct tp_choice {
-    enum tp_layout in[TP_CASE_MAX_IN], out[TP_MAX_OUT], also[TP_MAX_OUT];
-    enum tp_layout may_in[TP_CASE_MAX_IN];
+    enum tp_layout in[TP_MAX_IN], out[TP_MAX_OUT], also[TP_MAX_OUT];
+    enum tp_layout may_in[TP_MAX_IN];
     bool both[TP_MAX_OUT];
 };
 

@@ -16,7 +16,7 @@ bool tp_fused_add(struct tp_fused *fused, const struct tp_match *match, int32_t 
 
 int tp_fused_in(struct tp_fused *fused, talpa_value value)
 {
-    if (fused->node.n_in < TP_CASE_MAX_IN) fused->in[fused->node.n_in] = value;
+    if (fused->node.n_in < TP_MAX_IN) fused->in[fused->node.n_in] = value;
     return fused->node.n_in++; /* one too many is seen by the plan, which then leaves the group alone */
 }
 

@@ -11,7 +11,7 @@
 
 #include "graph/op.h"
 
-enum { TP_FUSED_MAX = 8 };
+enum { TP_FUSED_MAX = 12 };
 
 /** A group. Owned by the plan; `node.in` points to `in`. */
 struct tp_fused {
@@ -19,7 +19,7 @@ struct tp_fused {
     int32_t member[TP_FUSED_MAX]; /* nodes of the graph, ascending once the plan took it */
     int n_members;
     int32_t at;                   /* the member at whose place in the order all run */
-    talpa_value in[TP_CASE_MAX_IN];
+    talpa_value in[TP_MAX_IN];
     struct tp_node node;          /* the group from outside: in, out, attrs; op, scope and phase of the first member */
 };
 

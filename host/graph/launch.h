@@ -6,7 +6,7 @@
 #include "graph/layout.h"
 #include "talpa/device.h"
 
-enum { TP_MAX_ARGS = 24, TP_MAX_SCRATCH = 8, TP_LAUNCH_OPTIONS_BYTES = 192 };
+enum { TP_MAX_ARGS = 36, TP_MAX_SCRATCH = 8, TP_LAUNCH_OPTIONS_BYTES = 192 };
 
 enum tp_arg_kind { TP_ARG_VALUE, TP_ARG_SCRATCH, TP_ARG_STEP, TP_ARG_BYTES, TP_ARG_LOCAL };
 

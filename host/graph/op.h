@@ -54,7 +54,7 @@ enum tp_gen {
     TP_GEN_ONE
 };
 
-enum { TP_CASE_MAX_IN = 12 };
+enum { TP_CASE_MAX_IN = 12, TP_MAX_IN = 20 /* of a group of nodes (fusion.h) */ };
 
 struct tp_fusion;
 
