@@ -292,23 +292,61 @@ enum talpa_status tp_adapter_digest(uint64_t *out, const struct tp_adapter *adap
 
 /* ---- graph ---- */
 
+enum talpa_status tp_adapter_begin_frozen(struct tp_adapter_graph *attach, struct tp_adapter *adapter, const struct tp_batch_inputs *inputs)
+{
+    *attach = (struct tp_adapter_graph){.adapter = adapter, .params = TALPA_NONE, .examples = inputs->examples, .positions = inputs->positions,
+                                        .aux_total = TALPA_NONE, .contrastive_total = TALPA_NONE};
+    attach->wrt = tp_arena_array(&adapter->arena, (size_t)adapter->n_modules * TP_N_TENSOR_KINDS, sizeof *attach->wrt);
+    return attach->wrt ? TALPA_OK : TALPA_E_DEVICE;
+}
+
 enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_adapter *adapter, struct talpa_graph *graph,
                                    const struct tp_batch_inputs *inputs, bool is_training)
 {
-    *attach = (struct tp_adapter_graph){.adapter = adapter, .examples = inputs->examples, .positions = inputs->positions,
-                                        .is_training = is_training, .aux_total = TALPA_NONE,
-                                        .contrastive_total = TALPA_NONE};
-    attach->wrt = tp_arena_array(&adapter->arena, (size_t)adapter->n_modules * TP_N_TENSOR_KINDS, sizeof *attach->wrt);
-    if (!attach->wrt) return TALPA_E_DEVICE;
+    TP_TRY(tp_adapter_begin_frozen(attach, adapter, inputs));
+    attach->is_training = is_training;
     return tp_graph_state(graph, &attach->params, "adapter.params", tp_type_1d(TALPA_F32, TP_STEP_NONE, adapter->bank_elements));
+}
+
+enum { WEIGHT_NAME_BYTES = 96 };
+
+static void weight_name(char name[WEIGHT_NAME_BYTES], const struct tp_adapter_module *module, enum tp_tensor_kind kind)
+{
+    static const char *const kinds[TP_N_TENSOR_KINDS] = {"a", "bt", "gating", "threshold", "threshold_bias"};
+    snprintf(name, WEIGHT_NAME_BYTES, "adapter.%d.%s.%s", module->layer, tp_linear_name(module->linear), kinds[kind]);
+}
+
+static struct talpa_shape parameter_shape(const struct tp_adapter *adapter, const struct tp_adapter_module *module, enum tp_tensor_kind kind)
+{
+    struct talpa_shape shape = {.rank = kind == TP_TENSOR_THRESHOLD_BIAS ? 1 : 2};
+    bank_shape(adapter, module, kind, shape.dim);
+    return shape;
+}
+
+enum talpa_status tp_adapter_bind(struct tp_store *store, const struct tp_adapter *adapter, const float *bank)
+{
+    for (int m = 0; m < adapter->n_modules; m++)
+        for (int kind = 0; kind < TP_N_TENSOR_KINDS; kind++) {
+            const struct tp_adapter_module *module = &adapter->modules[m];
+            if (module->offset[kind] < 0) continue;
+            char name[WEIGHT_NAME_BYTES];
+            weight_name(name, module, (enum tp_tensor_kind)kind);
+            const struct tp_type type = {.dtype = TALPA_F32, .rows = TP_STEP_NONE, .shape = parameter_shape(adapter, module, (enum tp_tensor_kind)kind)};
+            const struct tp_store_source source = {.type = type, .data = bank + module->offset[kind]};
+            TP_TRY(tp_store_bind(store, name, &source));
+        }
+    return TALPA_OK;
 }
 
 static enum talpa_status parameter(struct tp_adapter_graph *attach, talpa_value *out, struct talpa_graph *graph,
                                    const struct tp_adapter_module *module, enum tp_tensor_kind kind)
 {
-    struct talpa_shape shape = {.rank = kind == TP_TENSOR_THRESHOLD_BIAS ? 1 : 2};
-    bank_shape(attach->adapter, module, kind, shape.dim);
-    TP_TRY(talpa_slice(out, graph, attach->params, module->offset[kind], shape));
+    const struct talpa_shape shape = parameter_shape(attach->adapter, module, kind);
+    char name[WEIGHT_NAME_BYTES];
+    weight_name(name, module, kind);
+    if (attach->params == TALPA_NONE)
+        TP_TRY(tp_graph_weight(graph, out, name, (struct tp_type){.dtype = TALPA_F32, .rows = TP_STEP_NONE, .shape = shape}));
+    else TP_TRY(talpa_slice(out, graph, attach->params, module->offset[kind], shape));
     attach->wrt[attach->n_wrt++] = *out;
     return TALPA_OK;
 }

@@ -6,6 +6,7 @@
 #ifndef TP_ADAPTER_H
 #define TP_ADAPTER_H
 
+#include "exec/store.h"
 #include "adapters/router.h"
 #include "models/model.h"
 #include "talpa/train.h"
@@ -71,7 +72,7 @@ enum talpa_status tp_adapter_digest(uint64_t *out, const struct tp_adapter *adap
 /** How an adapter is attached to one graph; pass it as the `user` of tp_adapter_hook. */
 struct tp_adapter_graph {
     struct tp_adapter *adapter;
-    talpa_value params;             /* the bank state */
+    talpa_value params;             /* the bank state; TALPA_NONE: every tensor is a weight of its own */
     talpa_value examples, positions; /* for dropout */
     bool is_training;               /* dropout and balance loss */
     bool aux_on_probability;
@@ -84,6 +85,11 @@ struct tp_adapter_graph {
 /** Prepares `attach` (state and slice list). Allocates wrt in the adapter's arena. */
 enum talpa_status tp_adapter_begin(struct tp_adapter_graph *attach, struct tp_adapter *adapter, struct talpa_graph *graph,
                                    const struct tp_batch_inputs *inputs, bool is_training);
+/** As tp_adapter_begin for parameters that never change: they are frozen weights, so that a plan may pack them, and come from the store
+ *  (tp_adapter_bind) instead of the bank state. */
+enum talpa_status tp_adapter_begin_frozen(struct tp_adapter_graph *attach, struct tp_adapter *adapter, const struct tp_batch_inputs *inputs);
+/** Binds (does not upload) all tensors of a bank, which outlives the store. */
+enum talpa_status tp_adapter_bind(struct tp_store *store, const struct tp_adapter *adapter, const float *bank);
 /** The linear hook (struct tp_linear_hook.apply). */
 enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value weight,
                                   talpa_value residual, int layer, enum tp_linear linear);

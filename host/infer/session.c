@@ -20,15 +20,11 @@ enum talpa_status tp_session_build(struct talpa_session *s, enum tp_pass pass)
     struct tp_session_graph *g = &s->graph[pass];
     struct tp_adapter_graph attach = {0};
     talpa_value hidden, weight;
-    g->params = TALPA_NONE;
     g->max_rows = pass == TP_PASS_PROMPT ? s->info.n_ubatch : s->n_sequences;
     TP_TRY(tp_graph_create(&g->graph));
     TP_TRY(tp_cached_inputs_create(&g->inputs, g->graph, g->max_rows, pass == TP_PASS_PROMPT ? s->n_sequences : 0,
                                    (int64_t)s->n_sequences * s->n_ctx));
-    if (s->adapter) {
-        TP_TRY(tp_adapter_begin(&attach, s->adapter, g->graph, &g->inputs, false));
-        g->params = attach.params;
-    }
+    if (s->adapter) TP_TRY(tp_adapter_begin_frozen(&attach, s->adapter, &g->inputs));
     const struct tp_linear_hook hook = {.apply = tp_adapter_hook, .user = &attach};
     TP_TRY(tp_model_hidden(&hidden, g->graph, s->model, &g->inputs, s->adapter ? &hook : NULL));
     tp_graph_set_scope(g->graph, "lm_head");
@@ -56,8 +52,7 @@ static enum talpa_status prepare(struct talpa_session *s, const struct talpa_ses
     TP_TRY(tp_session_plan_options(&options, o, pass));
     TP_TRY(tp_program_set_create(&g->set, &s->engine, g->graph, &options, !sparse, sparse));
     g->plan = g->set.plan_of[sparse ? TP_DISPATCH_SPARSE : TP_DISPATCH_DENSE];
-    if (!s->adapter) return TALPA_OK;
-    return tp_executor_write(g->set.executor, g->params, s->bank, (size_t)s->adapter->bank_elements * sizeof *s->bank);
+    return TALPA_OK;
 }
 
 /* ---- life ---- */
@@ -116,6 +111,7 @@ static enum talpa_status open_session(struct talpa_session *s, struct talpa_mode
     TP_TRY(tp_session_settle(s, model, o));
     TP_TRY(tp_engine_open(&s->engine, device, model));
     tp_program_keep(s->engine.device);
+    if (s->adapter) TP_TRY(tp_adapter_bind(s->engine.store, s->adapter, s->bank));
     for (int pass = 0; pass < TP_N_PASSES; pass++)
         TP_TRY(tp_context(prepare(s, o, (enum tp_pass)pass), "session of %d x %d tokens", s->n_sequences, s->n_ctx));
     TP_TRY(tp_session_count(s));

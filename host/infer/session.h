@@ -11,7 +11,7 @@
 struct tp_session_graph {
     struct talpa_graph *graph;
     struct tp_batch_inputs inputs;
-    talpa_value logits, params; /* [rows, n_vocab]; params TALPA_NONE without an adapter */
+    talpa_value logits; /* [rows, n_vocab] */
     struct tp_program_set set;
     int plan;                   /* the executor's number of the plan in use */
     int max_rows;

@@ -9,9 +9,9 @@ enum talpa_status tp_session_count(struct talpa_session *s)
     enum talpa_status status = TALPA_OK;
     for (int pass = 0; pass < TP_N_PASSES && status == TALPA_OK; pass++) status = tp_program_set_count(&ledger, &s->graph[pass].set);
     if (status == TALPA_OK) {
-        s->info.weight_bytes = ledger.weight_bytes + ledger.packed_bytes;
-        s->info.adapter_bytes = s->adapter ? (size_t)s->adapter->bank_elements * sizeof(float) : 0;
-        s->info.cache_bytes = ledger.state_bytes - s->info.adapter_bytes;
+        s->info.adapter_bytes = s->adapter ? (size_t)s->adapter->n_trainable * sizeof(float) : 0;
+        s->info.weight_bytes = ledger.weight_bytes + ledger.packed_bytes - s->info.adapter_bytes;
+        s->info.cache_bytes = ledger.state_bytes;
         s->info.activation_bytes = ledger.arena_bytes + ledger.input_bytes;
         s->info.device_bytes = ledger.total_bytes;
         s->info.device_peak_bytes = ledger.peak_bytes;

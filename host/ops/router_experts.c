@@ -94,6 +94,22 @@ static bool applies(const struct tp_lower *lower)
     return tp_lower_in(lower, X)->shape.dim[0] <= MAX_ROWS && lower->options->dispatch != TP_DISPATCH_SPARSE;
 }
 
+/* Frozen matrices are packed to bf16 where products are: half the bytes, and bytes are most of what a row costs. Scores and thresholds stay in
+ * f32: they choose. */
+static bool applies_frozen(const struct tp_lower *lower)
+{
+    for (int p = 0; p < lower->node->n_out; p++)
+        for (int i = A; i <= BT; i++)
+            if (tp_graph_value(lower->graph, lower->node->in[p * PER_PRODUCT + i])->kind != TP_WEIGHT) return false;
+    return applies(lower);
+}
+
+static void layouts_frozen(const struct tp_lower *lower, enum tp_layout *in, enum tp_layout *out)
+{
+    (void)out;
+    for (int p = 0; p < lower->node->n_out; p++) in[p * PER_PRODUCT + A] = in[p * PER_PRODUCT + BT] = TP_LAYOUT_ROW_BF16;
+}
+
 static enum talpa_status lower_experts(struct tp_lower *lower)
 {
     const struct tp_attrs *attrs = &lower->node->attrs;
@@ -103,7 +119,10 @@ static enum talpa_status lower_experts(struct tp_lower *lower)
     const bool is_learned = tp_lower_has_in(lower, DIRECTION);
     const int score = tp_lower_scratch(lower, (size_t)(n_products * rows * (n + 1)) * sizeof(float));
     struct tp_launch *launch = tp_lower_launch(lower, "cpu/router_experts.cl", "router_experts");
-    double columns = 0, out_columns = 0;
+    const bool in_bf16 = lower->in_layout[A] == TP_LAYOUT_ROW_BF16;
+    const double matrix_bytes = in_bf16 ? 2.0 : 4.0;
+    double flops = 0, bytes = 4.0 * (double)(rows * d);
+    if (in_bf16) tp_launch_option(launch, "-DTP_BF16=1");
     tp_launch_read(lower, launch, tp_in(X));
     for (int p = 0; p < MAX_PRODUCTS; p++) {
         const int product = p < n_products ? p : 0, first = product * PER_PRODUCT;
@@ -112,8 +131,8 @@ static enum talpa_status lower_experts(struct tp_lower *lower)
         tp_launch_write(lower, launch, tp_out(product));
         tp_launch_u32(launch, (uint32_t)d_out);
         if (p >= n_products) continue;
-        columns += (double)(d * (n + is_learned + n_all) + d_out * n_all);
-        out_columns += (double)d_out;
+        flops += 2.0 * (double)rows * (double)(d * (n + is_learned + n_all) + d_out * n_all);
+        bytes += 4.0 * (double)(d * (n + is_learned) + 2 * rows * d_out) + matrix_bytes * (double)((d + d_out) * n_all);
     }
     tp_launch_write(lower, launch, tp_scratch(score));
     tp_launch_step(launch);
@@ -125,12 +144,15 @@ static enum talpa_status lower_experts(struct tp_lower *lower)
     tp_launch_f32(launch, (float)attrs->f[1]);
     tp_launch_f32(launch, (float)attrs->f[0]);
     tp_launch_groups(launch, (size_t)n_products, 1, 1, 1, 1, 1);
-    tp_launch_cost(launch, 2.0 * (double)rows * columns, 4.0 * (columns + (double)rows * ((double)d + 2.0 * out_columns)));
+    tp_launch_cost(launch, flops, bytes);
     return TALPA_OK;
 }
 
-static const struct tp_variant variants[] = {{"cpu", applies, NULL, lower_experts}};
+static const struct tp_variant variants[] = {{"x86_amx", applies_frozen, layouts_frozen, lower_experts},
+                                             {"x86_bf16", applies_frozen, layouts_frozen, lower_experts},
+                                             {"cpu", applies, NULL, lower_experts}};
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
 const struct tp_fusion tp_router_experts_fusions[TP_N_ROUTER_EXPERTS_FUSIONS] = {
-    {.name = "routers, gates and experts", .match = match_products, .variants = variants, .n_variants = 1},
-    {.name = "router, gate and experts", .match = match_experts, .variants = variants, .n_variants = 1}};
+    {.name = "routers, gates and experts", .match = match_products, .variants = variants, .n_variants = N_VARIANTS},
+    {.name = "router, gate and experts", .match = match_experts, .variants = variants, .n_variants = N_VARIANTS}};
