@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "base/rng.h"
+#include "exec/tier.h"
 
 enum { BOUND = 7, N = 5, N_SLOTS = 23, N_HEADS = 4, N_KV_HEADS = 2, MAX_WIDTH = N_HEADS * 64 };
 
@@ -306,9 +307,20 @@ static void test_gated(void **unused)
 
 enum { X_WIDTH = 112, Y_WIDTH = 208, N_EXPERTS = 5, RANK = 3, N_ALL = N_EXPERTS * RANK };
 
+enum { MAX_ROUTED = 4 };
+
 struct routed {
-    float y[BOUND * Y_WIDTH];
+    float y[MAX_ROUTED][BOUND * Y_WIDTH];
     int n_launches, n_groups;
+};
+
+struct routing {
+    uint32_t n_rows;
+    float threshold; /* below 0: AdaMoLE's, learned */
+    int n_products;  /* with the same x; the i-th has Y_WIDTH - 16 i columns */
+    bool with_score; /* something outside reads a gate's scores */
+    bool is_frozen;  /* A and B^T are weights, and packed to bf16 where products are */
+    bool no_fusion;
 };
 
 static talpa_value input(struct talpa_graph *graph, const char *name, int64_t rows, int64_t n, bool is_sized)
@@ -318,73 +330,126 @@ static talpa_value input(struct talpa_graph *graph, const char *name, int64_t ro
     return value;
 }
 
-/* threshold below 0: AdaMoLE's, learned; `with_score`: something outside reads the gate's scores. */
-static void run_routed(struct routed *result, uint32_t n_rows, float threshold, bool with_score, bool no_fusion)
+/* Numbers that bf16 holds, so that packing changes no bit. */
+static void fill_leaf(float *values, size_t n, uint64_t stream)
 {
-    static float leaf_values[N_ALL * Y_WIDTH];
+    tp_rng_fill_splitmix(values, (int64_t)n, 11, stream, 0.2);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        bits &= 0xffff0000u;
+        memcpy(&values[i], &bits, sizeof bits);
+    }
+}
+
+enum { Y0, GATING, LORA_A, LORA_BT, DIRECTION, BIAS, N_LEAVES };
+static const char *const leaf_names[N_LEAVES] = {"y0", "gating", "lora_a", "lora_bt", "direction", "bias"};
+
+static talpa_value make_leaf(struct test_run *run, const struct routing *r, int p, int which)
+{
+    static float frozen[MAX_ROUTED][2][N_ALL * Y_WIDTH]; /* outlives the store */
+    const int64_t width = Y_WIDTH - 16 * p, rows[N_LEAVES] = {BOUND, N_EXPERTS, N_ALL, N_ALL, 1, 1};
+    const int64_t columns = which == Y0 || which == LORA_BT ? width : which == BIAS ? 1 : X_WIDTH;
+    talpa_value leaf;
+    char name[32];
+    snprintf(name, sizeof name, "%s.%d", leaf_names[which], p);
+    if (r->is_frozen && (which == LORA_A || which == LORA_BT)) {
+        const struct tp_store_source source = {.type = tp_type_2d(TALPA_F32, TP_STEP_NONE, N_ALL, columns), .data = frozen[p][which - LORA_A]};
+        fill_leaf(frozen[p][which - LORA_A], (size_t)(N_ALL * columns), (uint64_t)(1 + p * N_LEAVES + which));
+        assert_ok(tp_graph_weight(run->graph, &leaf, name, source.type));
+        assert_ok(tp_store_bind(run->store, name, &source));
+    } else if (which == BIAS) {
+        assert_ok(tp_graph_input(run->graph, &leaf, name, tp_type_1d(TALPA_F32, TP_STEP_NONE, 1)));
+    } else {
+        leaf = input(run->graph, name, rows[which], columns, which == Y0);
+    }
+    return leaf;
+}
+
+static void run_routed(struct routed *result, const struct routing *r)
+{
+    static float values[N_ALL * Y_WIDTH];
     struct test_run run;
     struct tp_plan_options options;
-    talpa_value leaf[6], bias, p, raw = TP_NONE, weight, sel, score, counts, list, y;
-    const bool learned = threshold < 0;
+    talpa_value x, leaf[MAX_ROUTED][N_LEAVES], y[MAX_ROUTED];
+    const bool learned = r->threshold < 0;
     memset(result, 0, sizeof *result);
     test_run_open(&run);
-    leaf[0] = input(run.graph, "x", BOUND, X_WIDTH, true);
-    leaf[1] = input(run.graph, "y0", BOUND, Y_WIDTH, true);
-    leaf[2] = input(run.graph, "gating", N_EXPERTS, X_WIDTH, false);
-    leaf[3] = input(run.graph, "lora_a", N_ALL, X_WIDTH, false);
-    leaf[4] = input(run.graph, "lora_bt", N_ALL, Y_WIDTH, false);
-    leaf[5] = input(run.graph, "direction", 1, X_WIDTH, false);
-    assert_ok(tp_graph_input(run.graph, &bias, "bias", tp_type_1d(TALPA_F32, TP_STEP_NONE, 1)));
-    assert_ok(talpa_router_scores(&p, &raw, run.graph, leaf[0], leaf[2], learned ? leaf[5] : TP_NONE, learned ? bias : TP_NONE));
-    assert_ok(talpa_threshold_gate(&weight, &sel, &score, run.graph, p, raw, learned ? 0.3f : threshold));
-    assert_ok(talpa_dispatch(&counts, &list, run.graph, sel));
-    assert_ok(talpa_lora_expert(&y, run.graph, leaf[1], leaf[0], leaf[3], leaf[4], weight, sel, counts, list, N_EXPERTS, RANK, 1.7f));
-    tp_graph_mark_output(run.graph, y);
-    if (with_score) tp_graph_mark_output(run.graph, score);
+    x = input(run.graph, "x", BOUND, X_WIDTH, true);
+    for (int p = 0; p < r->n_products; p++) {
+        talpa_value score_p, raw = TP_NONE, weight, sel, score, counts, list;
+        for (int i = 0; i < (learned ? N_LEAVES : DIRECTION); i++) leaf[p][i] = make_leaf(&run, r, p, i);
+        assert_ok(talpa_router_scores(&score_p, &raw, run.graph, x, leaf[p][GATING], learned ? leaf[p][DIRECTION] : TP_NONE,
+                                      learned ? leaf[p][BIAS] : TP_NONE));
+        assert_ok(talpa_threshold_gate(&weight, &sel, &score, run.graph, score_p, raw, learned ? 0.3f : r->threshold));
+        assert_ok(talpa_dispatch(&counts, &list, run.graph, sel));
+        assert_ok(talpa_lora_expert(&y[p], run.graph, leaf[p][Y0], x, leaf[p][LORA_A], leaf[p][LORA_BT], weight, sel, counts, list, N_EXPERTS,
+                                    RANK, 1.7f));
+        tp_graph_mark_output(run.graph, y[p]);
+        if (r->with_score) tp_graph_mark_output(run.graph, score);
+    }
     tp_plan_options_default(&options);
-    options.no_fusion = no_fusion;
+    options.no_fusion = r->no_fusion;
+    if (r->is_frozen) {
+        options.compute_dtype = TP_COMPUTE_BF16;
+        assert_ok(tp_tier_find(&options, run.device));
+    }
     assert_ok(tp_graph_verify(run.graph));
     assert_ok(tp_plan_create(&run.plan, run.graph, tp_device_caps(run.device), &options));
     assert_ok(tp_executor_create(&run.executor, run.store, &run.plan, 1));
-    for (int i = 0; i < (learned ? 6 : 5); i++) {
-        const size_t n = (size_t)tp_type_elements(tp_graph_type(run.graph, leaf[i]));
-        assert_true(n <= sizeof leaf_values / sizeof *leaf_values);
-        tp_rng_fill_splitmix(leaf_values, n, 11, (uint64_t)i, 0.2);
-        assert_ok(tp_executor_write(run.executor, leaf[i], leaf_values, n * sizeof(float)));
-    }
-    const float bias_value = 0.4f;
-    if (learned) assert_ok(tp_executor_write(run.executor, bias, &bias_value, sizeof bias_value));
+    fill_leaf(values, BOUND * X_WIDTH, 0);
+    assert_ok(tp_executor_write(run.executor, x, values, BOUND * X_WIDTH * sizeof(float)));
+    for (int p = 0; p < r->n_products; p++)
+        for (int i = 0; i < (learned ? N_LEAVES : DIRECTION); i++) {
+            const size_t n = (size_t)tp_type_elements(tp_graph_type(run.graph, leaf[p][i]));
+            if (r->is_frozen && (i == LORA_A || i == LORA_BT)) continue;
+            assert_true(n <= sizeof values / sizeof *values);
+            fill_leaf(values, n, (uint64_t)(1 + p * N_LEAVES + i));
+            assert_ok(tp_executor_write(run.executor, leaf[p][i], values, n * sizeof(float)));
+        }
     struct tp_step step = {{0}};
-    step.word[TP_STEP_N_TOKENS] = n_rows;
+    step.word[TP_STEP_N_TOKENS] = r->n_rows;
     assert_ok(tp_executor_step(run.executor, &step));
     assert_ok(tp_executor_poison(run.executor));
     assert_ok(tp_executor_run(run.executor, 0, TP_PHASE_BATCH));
     assert_ok(tp_executor_finish(run.executor));
-    assert_ok(tp_executor_read(run.executor, y, result->y, n_rows * Y_WIDTH * sizeof(float)));
+    for (int p = 0; p < r->n_products; p++)
+        assert_ok(tp_executor_read(run.executor, y[p], result->y[p], r->n_rows * (size_t)(Y_WIDTH - 16 * p) * sizeof(float)));
     result->n_launches = run.plan->phase[0].n;
     result->n_groups = run.plan->n_fused;
     test_run_close(&run);
 }
 
-static void test_router_experts(void **unused)
+static void check_routed(struct routing r, int n_groups)
 {
     static struct routed fused, apart;
+    run_routed(&fused, &r);
+    r.no_fusion = true;
+    r.is_frozen = false;
+    run_routed(&apart, &r);
+    assert_int_equal(fused.n_groups, n_groups);
+    assert_int_equal(fused.n_launches, n_groups);
+    assert_int_equal(apart.n_groups, 0);
+    assert_memory_equal(fused.y, apart.y, sizeof fused.y);
+    assert_true(isfinite(fused.y[r.n_products - 1][0]));
+}
+
+static void test_router_experts(void **unused)
+{
+    static struct routed read;
     (void)unused;
     const char *tier = getenv("TALPA_TIER");
     if (tier && !strcmp(tier, "generic")) skip(); /* the rule has no kernel there */
     for (int learned = 0; learned < 2; learned++)
         for (uint32_t n_rows = 1; n_rows <= BOUND; n_rows += 3) {
             const float threshold = learned ? -1.0f : 0.2f;
-            run_routed(&fused, n_rows, threshold, false, false);
-            run_routed(&apart, n_rows, threshold, false, true);
-            assert_int_equal(fused.n_groups, 1);
-            assert_int_equal(fused.n_launches, 1);
-            assert_int_equal(apart.n_groups, 0);
-            assert_memory_equal(fused.y, apart.y, n_rows * Y_WIDTH * sizeof(float));
-            assert_true(isfinite(fused.y[n_rows * Y_WIDTH - 1]));
+            check_routed((struct routing){n_rows, threshold, 1, false, false, false}, 1);
+            check_routed((struct routing){n_rows, threshold, 3, false, false, false}, 1);
         }
-    run_routed(&fused, 2, -1.0f, true, false);
-    assert_int_equal(fused.n_groups, 0); /* the scores are read: all is done one by one */
+    check_routed((struct routing){2, -1.0f, 4, false, false, false}, 2); /* three together, and one */
+    check_routed((struct routing){2, -1.0f, 2, false, true, false}, 1);
+    run_routed(&read, &(struct routing){2, -1.0f, 2, true, false, false});
+    assert_int_equal(read.n_groups, 0); /* the scores are read: all is done one by one */
 }
 
 int main(void)
