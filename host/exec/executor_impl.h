@@ -16,6 +16,7 @@ struct tp_prepared {
 
 /* Rows of a weight that launches in the queue pack from. */
 struct tp_staged {
+    const struct tp_store_source *source;
     struct tp_buffer *buffer;
     void *reordered; /* the memory under it, if the rows could not stay where the source has them */
 };

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "executor_impl.h"
+#include "io/file_map.h"
 #include "ops/gemm.h"
 
 static enum talpa_status upload_rows(struct tp_executor *executor, const struct tp_plan *plan, talpa_value value, const struct tp_store_source *source)
@@ -21,6 +22,7 @@ static enum talpa_status upload_rows(struct tp_executor *executor, const struct 
         TP_TRY(tp_buffer_create(&parts[p], executor->device, (size_t)n * tp_layout_unit_bytes(&info->type, TP_LAYOUT_ROW)));
         TP_TRY(tp_store_upload(parts[p], source, first, n));
     }
+    tp_file_map_forget(source->data, tp_type_bytes(&source->type));
     return TALPA_OK;
 }
 
@@ -36,6 +38,7 @@ enum talpa_status tp_executor_release_staged(struct tp_executor *executor)
     for (size_t i = 0; i < executor->n_staged; i++) {
         tp_buffer_free(executor->staged[i].buffer);
         free(executor->staged[i].reordered);
+        tp_file_map_forget(executor->staged[i].source->data, tp_type_bytes(&executor->staged[i].source->type));
     }
     executor->n_staged = executor->reordered_bytes = 0;
     return status;
@@ -80,7 +83,7 @@ static enum talpa_status stage(struct tp_executor *executor, struct tp_buffer **
         executor->staged = grown;
         executor->staged_room = room;
     }
-    struct tp_staged staged = {0};
+    struct tp_staged staged = {.source = source};
     const enum talpa_status status = stage_rows(executor, &staged, plan, source);
     executor->staged[executor->n_staged++] = staged;
     *out = staged.buffer;

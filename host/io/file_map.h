@@ -20,6 +20,10 @@ enum talpa_status tp_file_map_open(struct tp_file_map *out, const char *path);
 /** Unmaps; a zero-initialised or closed map is allowed. */
 void tp_file_map_close(struct tp_file_map *map);
 
+/** Takes the whole pages of [bytes, bytes + n_bytes) out of the process's memory, if they are a part of an open map: what was copied to a
+ *  device need not stay here as well. They come back from the system's cache of files when they are read again. Does nothing to other memory. */
+void tp_file_map_forget(const void *bytes, size_t n_bytes);
+
 /** Bytes of files that are mapped now, all of the process. */
 uint64_t tp_file_map_bytes(void);
 

@@ -59,6 +59,32 @@ static void test_save_and_map(void **state)
     unlink("a");
 }
 
+/* Pages that were forgotten are read again; memory that is no map keeps what it holds, which the system would otherwise clear. */
+static void test_forget(void **state)
+{
+    (void)state;
+    enum { N_BYTES = 5 * 4096 + 77 };
+    static unsigned char content[N_BYTES];
+    for (int i = 0; i < N_BYTES; i++) content[i] = (unsigned char)(i % 251 + 1);
+    assert_int_equal(tp_atomic_file_save("a", content, N_BYTES), TALPA_OK);
+    struct tp_file_map map;
+    assert_int_equal(tp_file_map_open(&map, "a"), TALPA_OK);
+    unlink("a");
+    const struct {
+        size_t first, n;
+    } ranges[] = {{0, N_BYTES}, {100, 3 * 4096}, {4096, 4096}, {4097, 10}, {0, 0}};
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        tp_file_map_forget(map.bytes + ranges[i].first, ranges[i].n);
+        assert_memory_equal(map.bytes, content, N_BYTES);
+    }
+    tp_file_map_forget(map.bytes, 1 << 30); /* reaches beyond the map: nothing happens */
+    tp_file_map_forget(content, N_BYTES);
+    assert_memory_equal(map.bytes, content, N_BYTES);
+    tp_file_map_close(&map);
+    tp_file_map_forget(content, N_BYTES);
+    assert_int_equal(content[N_BYTES - 4096], (N_BYTES - 4096) % 251 + 1);
+}
+
 static void test_empty_file(void **state)
 {
     (void)state;
@@ -147,6 +173,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_save_and_map),
+        cmocka_unit_test(test_forget),
         cmocka_unit_test(test_empty_file),
         cmocka_unit_test(test_unreadable),
         cmocka_unit_test(test_discard_keeps_the_old_file),
