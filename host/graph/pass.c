@@ -111,12 +111,22 @@ static enum talpa_status recompute(struct talpa_graph *graph, int32_t *producer)
     return status;
 }
 
+/* What a cheap op makes besides its result for the gradient (a number per row) costs next to nothing to keep, and where the gradient reads
+ * nothing else the op need not run again. */
+static bool is_by_product(const struct talpa_graph *graph, talpa_value value)
+{
+    enum { SHARE = 16 };
+    const struct tp_value_info *info = &graph->values[value];
+    if (info->producer < 0 || !info->output) return false;
+    return tp_type_bytes(&info->type) * SHARE <= tp_type_bytes(&graph->values[graph->nodes[info->producer].out[0]].type);
+}
+
 enum talpa_status tp_graph_pass_rematerialise(struct talpa_graph *graph)
 {
     int32_t *producer = malloc(((size_t)graph->n_values + 1) * sizeof *producer);
     for (int32_t i = 0; i < graph->n_values && producer; i++) {
         producer[i] = forward_producer(graph, i);
-        if (producer[i] >= 0 && !(graph->nodes[producer[i]].op->flags & TP_OP_CHEAP)) producer[i] = -1;
+        if (producer[i] >= 0 && (!(graph->nodes[producer[i]].op->flags & TP_OP_CHEAP) || is_by_product(graph, i))) producer[i] = -1;
     }
     return recompute(graph, producer);
 }

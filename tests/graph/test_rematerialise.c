@@ -38,10 +38,11 @@ static struct model build(void)
     return m;
 }
 
+/* The number per row that a norm makes besides its result is kept. */
 static bool is_cheap_forward(const struct talpa_graph *graph, talpa_value value)
 {
     const struct tp_value_info *info = tp_graph_value(graph, value);
-    if (info->producer < 0 || info->is_output) return false;
+    if (info->producer < 0 || info->is_output || info->type.shape.dim[1] == 1) return false;
     const struct tp_node *node = tp_graph_node_at(graph, info->producer);
     return !node->is_backward && (node->op->flags & TP_OP_CHEAP);
 }
@@ -131,8 +132,28 @@ static void test_clones(void **unused)
     tp_graph_free(m.graph);
 }
 
+/* The gradient of a product with a frozen weight does not read the norm's result: nothing runs again for the number per row. */
+static void test_by_product_is_kept(void **unused)
+{
+    (void)unused;
+    struct talpa_graph *graph;
+    talpa_value norm_weight, weight, norm, y, grad;
+    assert_ok(tp_graph_create(&graph));
+    const talpa_value x = test_input(graph, "x", T, D), seed = test_input(graph, "seed", T, D);
+    assert_ok(tp_graph_weight(graph, &norm_weight, "norm", tp_type_1d(TALPA_F32, TP_STEP_NONE, D)));
+    assert_ok(tp_graph_weight(graph, &weight, "weight", tp_type_2d(TALPA_F32, TP_STEP_NONE, D, D)));
+    assert_ok(talpa_rms_norm(&norm, graph, x, norm_weight, 1e-5f));
+    assert_ok(talpa_matmul(&y, graph, norm, weight, TALPA_NONE, false, true));
+    assert_ok(tp_autodiff(graph, &y, &seed, 1, &x, 1, &grad));
+    tp_graph_mark_output(graph, grad);
+    const int32_t n_nodes = tp_graph_n_nodes(graph);
+    assert_ok(tp_graph_pass_rematerialise(graph));
+    assert_int_equal(tp_graph_n_nodes(graph), n_nodes);
+    tp_graph_free(graph);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_recomputes), cmocka_unit_test(test_clones)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_recomputes), cmocka_unit_test(test_clones), cmocka_unit_test(test_by_product_is_kept)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
