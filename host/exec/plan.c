@@ -133,8 +133,8 @@ static void count_wishes(const struct tp_plan *plan, const struct tp_choice *cho
     }
 }
 
-/* A producer's offer of another layout stands alone if every reader takes it. One that can make both layouts makes the other one if a reader
- * wants it, and row besides if a reader needs that; who may read either reads row then. */
+/* A producer's offer of another layout stands alone if every reader takes it. One that can make both layouts makes the other one if a
+ * reader wants it, and row besides if a reader needs that; who may read either reads row then. */
 static enum talpa_status settle_outputs(struct tp_plan *plan, struct tp_choice *choices)
 {
     const int32_t n_values = tp_graph_n_values(plan->graph);

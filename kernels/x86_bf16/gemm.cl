@@ -37,7 +37,27 @@
 #define ROWS12(P)                                                                                           \
     ROWS8(P) ROW(P, "(%[a6],%[s],2)", 16, 17) ROW(P, "(%[a9])", 18, 19) ROW(P, "(%[a9],%[s])", 20, 21)      \
     ROW(P, "(%[a9],%[s],2)", 22, 23)
+/* Pair P of a block asks for one of the 12 lines that the next micro-tile reads of a in its block of the same number, and for the lines of b
+ * that come a block later: rows of a are far apart, and a panel is longer than the first cache. */
+#define NEXT0 "prefetcht0 (%[n0])\n\t"
+#define NEXT1 "prefetcht0 (%[n0],%[s])\n\t"
+#define NEXT2 "prefetcht0 (%[n0],%[s],2)\n\t"
+#define NEXT3 "prefetcht0 (%[n3])\n\t"
+#define NEXT4 "prefetcht0 (%[n3],%[s])\n\t"
+#define NEXT5 "prefetcht0 (%[n3],%[s],2)\n\t"
+#define NEXT6 "prefetcht0 (%[n6])\n\t"
+#define NEXT7 "prefetcht0 (%[n6],%[s])\n\t"
+#define NEXT8 "prefetcht0 (%[n6],%[s],2)\n\t"
+#define NEXT9 "prefetcht0 (%[n9])\n\t"
+#define NEXT10 "prefetcht0 (%[n9],%[s])\n\t"
+#define NEXT11 "prefetcht0 (%[n9],%[s],2)\n\t"
+#define NEXT12
+#define NEXT13
+#define NEXT14
+#define NEXT15
+#define AHEAD(P) NEXT##P "prefetcht0 2048+64*" #P "(%[b])\n\tprefetcht0 3072+64*" #P "(%[b])\n\t"
 #define PAIR(P, ROWS)                            \
+    AHEAD(P)                                     \
     "vmovups 64*" #P "(%[b]), %%zmm24\n\t"       \
     "vmovups 1024+64*" #P "(%[b]), %%zmm25\n\t"  \
     ROWS(P)
@@ -50,10 +70,13 @@
     static inline void name(__global const ushort *a, ulong stride, __global const ushort *b, ulong blocks, float *sums)                     \
     {                                                                                                                                        \
         __global const char *a0 = (__global const char *)a, *a3 = a0 + 3 * stride, *a6 = a3 + 3 * stride, *a9 = a6 + 3 * stride;             \
+        __global const char *n0 = a9 + 3 * stride, *n3 = n0 + 3 * stride, *n6 = n3 + 3 * stride, *n9 = n6 + 3 * stride;                      \
         __asm__ volatile(EACH(SAVE) SAVE(24) SAVE(25) SAVE(26) EACH(ZERO) "2:\n\t" BLOCK(ROWS) "addq $2048, %[b]\n\t"                        \
-                         "addq $64, %[a0]\n\taddq $64, %[a3]\n\taddq $64, %[a6]\n\taddq $64, %[a9]\n\tdecq %[n]\n\tjnz 2b\n\t"               \
+                         "addq $64, %[a0]\n\taddq $64, %[a3]\n\taddq $64, %[a6]\n\taddq $64, %[a9]\n\t"                                      \
+                         "addq $64, %[n0]\n\taddq $64, %[n3]\n\taddq $64, %[n6]\n\taddq $64, %[n9]\n\tdecq %[n]\n\tjnz 2b\n\t"               \
                          EACH(STORE) EACH(RESTORE) RESTORE(24) RESTORE(25) RESTORE(26)                                                       \
-                         : [a0] "+r"(a0), [a3] "+r"(a3), [a6] "+r"(a6), [a9] "+r"(a9), [b] "+r"(b), [n] "+r"(blocks)                         \
+                         : [a0] "+r"(a0), [a3] "+r"(a3), [a6] "+r"(a6), [a9] "+r"(a9), [n0] "+r"(n0), [n3] "+r"(n3), [n6] "+r"(n6),          \
+                           [n9] "+r"(n9), [b] "+r"(b), [n] "+r"(blocks)                                                                      \
                          : [s] "r"(stride), [sums] "r"(sums)                                                                                 \
                          : CLOBBERS);                                                                                                        \
     }
