@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "adapters/adapter_config.h"
 #include "adapters/adapter_file.h"
@@ -112,6 +113,15 @@ static enum talpa_status write_files(struct tp_atomic_file *files[N_SAVED], cons
     return status;
 }
 
+/* Of an adapter that lay here before. */
+static void remove_moelora(const char *folder)
+{
+    char *path;
+    if (tp_adapter_file_join(&path, folder, TP_ADAPTER_MOELORA_NAME) != TALPA_OK) return;
+    unlink(path);
+    free(path);
+}
+
 enum talpa_status tp_adapter_save_as(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model,
                                      const char *base_name)
 {
@@ -129,6 +139,7 @@ enum talpa_status tp_adapter_save_as(const struct tp_adapter *adapter, const flo
         else
             tp_atomic_file_discard(files[i]);
     }
+    if (status == TALPA_OK && adapter->config.routing != TALPA_ROUTING_MOELORA) remove_moelora(folder);
     return status;
 }
 

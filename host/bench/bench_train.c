@@ -85,6 +85,7 @@ static struct tp_step step_words(const struct tp_bench_training *t, int micro)
     tp_step_set_f32(&words, TP_STEP_LEARNING_RATE, (float)o->learning_rate);
     tp_step_set_f32(&words, TP_STEP_LOSS_SCALE, 1.0f / (float)(t->batch.n_labelled * (uint32_t)o->accumulation));
     tp_step_set_f32(&words, TP_STEP_AUX_WEIGHT, 1.0f / (float)o->accumulation);
+    tp_step_set_f32(&words, TP_STEP_CONTRASTIVE_WEIGHT, 1.0f / (float)o->accumulation);
     tp_step_set_f32(&words, TP_STEP_MAX_NORM, (float)o->max_grad_norm);
     tp_step_set_f32(&words, TP_STEP_WEIGHT_DECAY, (float)o->weight_decay);
     return words;

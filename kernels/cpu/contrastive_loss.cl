@@ -32,8 +32,13 @@ static inline void sample(uint e, __global const int *counts, __global const int
         limit = 0;
         equal = taken;
         for (uint bit = 64; bit-- > 0;) {
-            uint below = 0;
-            for (uint i = 0; i < count; ++i) below += own[i] >> bit == limit >> bit;
+            const ulong prefix = limit >> bit;
+            long8 found = (long8)(0);
+            uint i = 0, below = 0;
+            for (; i + 8 <= count; i += 8) found -= vload8(0, own + i) >> (ulong8)(bit) == (ulong8)(prefix);
+            for (; i < count; ++i) below += own[i] >> bit == prefix;
+            const long4 sum = found.lo + found.hi;
+            below += (uint)(sum.x + sum.y + sum.z + sum.w);
             if (below < equal) {
                 equal -= below;
                 limit |= (ulong)1 << bit;

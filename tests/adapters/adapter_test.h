@@ -26,6 +26,7 @@
 
 #define CONFIG "adapter_config.json"
 #define ABOUT "talpa_adapter.json"
+#define MOELORA "moelora_train.json"
 #define TENSORS "adapter_model.safetensors"
 
 enum { MAX_TENSORS = 512 };
@@ -137,7 +138,8 @@ static inline struct talpa_adapter_config settings(enum talpa_routing routing)
                                          .top_k = 2,
                                          .alpha = 16.0,
                                          .dropout = 0.05,
-                                         .modules = TALPA_MODULE_Q | TALPA_MODULE_K | TALPA_MODULE_DOWN};
+                                         .modules = TALPA_MODULE_Q | TALPA_MODULE_K | TALPA_MODULE_DOWN,
+                                         .contrastive = talpa_adapter_default().contrastive};
 }
 
 /* Lays out an adapter, fills it with distinct values and saves it in the emptied folder. */

@@ -12,7 +12,7 @@ static void test_round_trip(void **state)
         float *bank, *bank_back;
         n_warnings = 0;
         struct tp_adapter *adapter = save(&bank, &config);
-        assert_int_equal(n_files(), 3);
+        assert_int_equal(n_files(), routing == TALPA_ROUTING_MOELORA ? 4 : 3);
         if (tp_adapter_load(&back, &bank_back, folder, model, false) != TALPA_OK) fail_msg("%s", talpa_error_message());
         assert_int_equal(n_warnings, 0);
         assert_int_equal(back->config.routing, routing);
@@ -20,7 +20,7 @@ static void test_round_trip(void **state)
         assert_int_equal(back->config.n_experts, config.n_experts);
         assert_int_equal(back->config.modules, config.modules);
         assert_true(back->config.alpha == 16.0 && back->config.dropout == 0.05);
-        if (routing == TALPA_ROUTING_TOPK) assert_int_equal(back->config.top_k, 2);
+        if (routing == TALPA_ROUTING_TOPK || routing == TALPA_ROUTING_MOELORA) assert_int_equal(back->config.top_k, 2);
         if (routing == TALPA_ROUTING_THRESHOLD) assert_true((float)back->config.threshold == (float)(1.0 / 3));
         assert_int_equal(back->bank_elements, adapter->bank_elements);
         assert_memory_equal(bank, bank_back, (size_t)adapter->bank_elements * sizeof *bank);
@@ -54,6 +54,59 @@ static void test_thresholds(void **state)
             assert_true((float)found.max_threshold == (float)config.max_threshold);
         }
     }
+}
+
+/* What only moelora's training needs stands in a file of its own; the rest is a top-k mixture for everybody else. */
+static void test_moelora(void **state)
+{
+    (void)state;
+    struct talpa_adapter_config config = settings(TALPA_ROUTING_MOELORA), found = {0};
+    float *bank;
+    config.contrastive = (struct talpa_contrastive_config){.coef = 0.25, .temperature = 0.5, .n_samples = 0, .normalise = false, .gated = true,
+                                                           .warmup_steps = 7, .balance_coef = 0.125};
+    tp_adapter_free(save(&bank, &config));
+    free(bank);
+    assert_int_equal(load(&found, false), TALPA_OK);
+    const struct talpa_contrastive_config *c = &found.contrastive;
+    assert_int_equal(found.routing, TALPA_ROUTING_MOELORA);
+    assert_true(c->coef == 0.25 && c->temperature == 0.5 && c->n_samples == 0 && !c->normalise && c->gated);
+    assert_true(c->warmup_steps == 7 && c->balance_coef == 0.125);
+    static const struct {
+        const char *from, *to, *message;
+    } damage[] = {{"0.5", "0", "contrastive_temperature"},
+                  {"null", "0", "contrastive_samples"},
+                  {"null", "\"all\"", "contrastive_samples"},
+                  {"0.25", "-1", "contrastive_coef"},
+                  {"contrastive_gated", "contrastive_gate", "contrastive_gate: unknown key"},
+                  {"{", "[", MOELORA}};
+    size_t n_bytes;
+    char *whole = read_bytes(MOELORA, &n_bytes);
+    for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
+        edit(MOELORA, damage[i].from, damage[i].to);
+        assert_int_equal(load(NULL, false), TALPA_E_DATA);
+        if (!strstr(talpa_error_message(), damage[i].message)) fail_msg("expected %s in: %s", damage[i].message, talpa_error_message());
+        write_bytes(MOELORA, whole, n_bytes);
+    }
+    free(whole);
+    /* without the file: still moelora, with the defaults; without ours either: a top-k mixture */
+    unlink(path_of(MOELORA));
+    assert_int_equal(load(&found, false), TALPA_OK);
+    assert_true(found.routing == TALPA_ROUTING_MOELORA && found.contrastive.n_samples == 32);
+    unlink(path_of(ABOUT));
+    assert_int_equal(load(&found, false), TALPA_OK);
+    assert_int_equal(found.routing, TALPA_ROUTING_TOPK);
+    /* an adapter of another kind in the same folder leaves nothing of it behind */
+    tp_adapter_free(save(&bank, &config));
+    assert_int_equal(n_files(), 4);
+    config.routing = TALPA_ROUTING_TOPK;
+    struct tp_adapter *other;
+    assert_int_equal(tp_adapter_create(&other, model, &config), TALPA_OK);
+    assert_int_equal(tp_adapter_save(other, bank, folder, model), TALPA_OK);
+    tp_adapter_free(other);
+    free(bank);
+    assert_int_equal(n_files(), 3);
+    assert_int_equal(load(&found, false), TALPA_OK);
+    assert_int_equal(found.routing, TALPA_ROUTING_TOPK);
 }
 
 /* ---- damage ---- */
@@ -199,6 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_thresholds),
+        cmocka_unit_test(test_moelora),
         cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_flipped),
         cmocka_unit_test(test_unwritable),

@@ -42,7 +42,7 @@ static void test_adapter_flags(void **state)
     const struct {
         const char *flags, *message;
     } cases[] = {
-        {"--routing-strategy moelora", "not in this version"},
+        {"--routing-strategy mole", "not in this version"},
         {"--routing-strategy nosuch", "adamole"},
         {"--routing-strategy lora --expert-rank 4", "--lora-rank"},
         {"--routing-strategy topk --lora-rank 4", "--expert-rank"},
