@@ -97,8 +97,8 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
 /* ---- adapter_save.c, adapter_file.c ---- */
 
 /** Writes adapter_config.json, adapter_model.safetensors (PEFT's layout for LoRA, the published AdaMoLE repository's for mixtures),
- *  talpa_adapter.json (base digest) and, for moelora, moelora_train.json (what only training needs) into an existing folder; every file appears whole or not at all. `base_name` is what
- *  base_model_name_or_path gets; tp_adapter_save gives it the model's name. */
+ *  talpa_adapter.json (base digest) and, for moelora, moelora_train.json (what only training needs) into an existing folder; every file
+ *  appears whole or not at all. `base_name` is what base_model_name_or_path gets; tp_adapter_save gives it the model's name. */
 enum talpa_status tp_adapter_save_as(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model,
                                      const char *base_name);
 enum talpa_status tp_adapter_save(const struct tp_adapter *adapter, const float *bank, const char *folder, struct talpa_model *model);

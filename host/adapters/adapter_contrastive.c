@@ -1,4 +1,4 @@
-/* moelora_train.json: moelora's training-only values. They stand beside adapter_config.json, whose published format allows no other keys. */
+/* moelora_train.json: moelora's training-only values, beside adapter_config.json, whose published format allows no other keys. */
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -28,8 +28,8 @@ static enum talpa_status read_count(int *out, const struct tp_json_value *root, 
 
 static enum talpa_status refuse_unknown(const struct tp_json_value *root)
 {
-    static const char *const keys[] = {"contrastive_coef",      "contrastive_gated",       "contrastive_normalise",
-                                       "contrastive_samples",   "contrastive_temperature", "contrastive_warmup_steps",
+    static const char *const keys[] = {"contrastive_coef",    "contrastive_gated",       "contrastive_normalise",
+                                       "contrastive_samples", "contrastive_temperature", "contrastive_warmup_steps",
                                        "router_aux_loss_coef"};
     for (const struct tp_json_value *item = tp_json_first(root); item; item = tp_json_next(item)) {
         bool is_known = false;

@@ -232,7 +232,8 @@ static enum talpa_status find_moelora(struct talpa_adapter_config *config, const
     const char *routing = talpa_routing_name(TALPA_ROUTING_MOELORA);
     config->contrastive = talpa_adapter_default().contrastive;
     if (config->routing != TALPA_ROUTING_TOPK) return TALPA_OK;
-    if (file->about && tp_json_get_string(&routing, tp_json_root(file->about), "routing") != TALPA_OK) return TALPA_OK; /* read_about says why */
+    /* read_about says what is wrong */
+    if (file->about && tp_json_get_string(&routing, tp_json_root(file->about), "routing") != TALPA_OK) return TALPA_OK;
     if (strcmp(routing, talpa_routing_name(TALPA_ROUTING_MOELORA)) || (!file->about && !file->moelora)) return TALPA_OK;
     config->routing = TALPA_ROUTING_MOELORA;
     if (!file->moelora) return TALPA_OK;

@@ -1,5 +1,5 @@
-/* Top-k routing over LoRA experts: the MoLE baseline of arXiv 2405.00361, section 4, and MoELoRA (arXiv 2402.12851), which differs in training
- * only. */
+/* Top-k routing over LoRA experts: the MoLE baseline of arXiv 2405.00361, section 4, and MoELoRA (arXiv 2402.12851), which differs in
+ * training only. */
 #include "router.h"
 
 static enum talpa_status gate(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,

@@ -1,6 +1,6 @@
-/* Contrastive loss among the outputs of experts (InfoNCE; a reconstruction of MoELoRA's, arXiv 2402.12851, whose text says no more than that
- * outputs of the same expert are positives and those of other experts negatives). The outputs themselves are never made: with
- * gram = lora_bt lora_bt^T, <o_a, o_b> = scale^2 z_a^T gram[i, j] z_b for z = A_e x, and what is needed of the gradient stays in that form. */
+/* Contrastive loss among the outputs of experts (InfoNCE; a reconstruction of MoELoRA's, arXiv 2402.12851, whose text says no more than
+ * that outputs of the same expert are positives and those of other experts negatives). The outputs themselves are never made: with gram =
+ * lora_bt lora_bt^T, <o_a, o_b> = scale^2 z_a^T gram[i, j] z_b for z = A_e x, and what is needed of the gradient stays in that form. */
 #include "ops/contrastive_loss.h"
 
 #include <math.h>
@@ -8,9 +8,9 @@
 
 #include "base/rng.h"
 
-enum talpa_status talpa_contrastive_loss(talpa_value *loss, struct talpa_graph *graph, talpa_value x, talpa_value lora_a, talpa_value lora_bt,
-                                         talpa_value counts, talpa_value list, talpa_value examples, talpa_value positions,
-                                         talpa_value weight, const struct talpa_contrast *contrast)
+enum talpa_status talpa_contrastive_loss(talpa_value *loss, struct talpa_graph *graph, talpa_value x, talpa_value lora_a,
+                                         talpa_value lora_bt, talpa_value counts, talpa_value list, talpa_value examples,
+                                         talpa_value positions, talpa_value weight, const struct talpa_contrast *contrast)
 {
     const talpa_value in[TP_CONTRAST_N_IN] = {x, lora_a, lora_bt, counts, list, examples, positions, weight};
     const struct tp_attrs attrs = {.i = {[TP_CONTRAST_EXPERTS] = contrast->n_experts,
@@ -50,7 +50,8 @@ enum talpa_status tp_contrast_check(const struct tp_infer *infer)
 {
     const int64_t *attr = infer->attrs->i, n_experts = attr[TP_CONTRAST_EXPERTS], rank = attr[TP_CONTRAST_RANK];
     const char *op = infer->op->name;
-    if (n_experts < 1 || n_experts > 256) return tp_fail(TALPA_E_ARGUMENT, "%s: n_experts is %lld, expected 1 to 256", op, (long long)n_experts);
+    if (n_experts < 1 || n_experts > 256)
+        return tp_fail(TALPA_E_ARGUMENT, "%s: n_experts is %lld, expected 1 to 256", op, (long long)n_experts);
     if (rank < 1 || rank > 4096) return tp_fail(TALPA_E_ARGUMENT, "%s: rank is %lld, expected 1 to 4096", op, (long long)rank);
     if (attr[TP_CONTRAST_SAMPLES] < 0 || attr[TP_CONTRAST_PER_TOKEN] < 0 || attr[TP_CONTRAST_PER_TOKEN] > n_experts)
         return tp_fail(TALPA_E_ARGUMENT, "%s: n_samples is %lld and max_per_token %lld, expected at least 0, the latter at most %lld", op,
@@ -98,7 +99,8 @@ static enum talpa_status gradient(struct talpa_graph *graph, const struct tp_nod
 {
     const bool gated = node->n_in > TP_CONTRAST_WEIGHT && node->in[TP_CONTRAST_WEIGHT] != TP_NONE;
     if (out_grads[TP_CONTRAST_LOSS] == TP_NONE) return TALPA_OK;
-    if (!wanted[TP_CONTRAST_X] && !wanted[TP_CONTRAST_A] && !wanted[TP_CONTRAST_BT] && !(gated && wanted[TP_CONTRAST_WEIGHT])) return TALPA_OK;
+    if (!wanted[TP_CONTRAST_X] && !wanted[TP_CONTRAST_A] && !wanted[TP_CONTRAST_BT] && !(gated && wanted[TP_CONTRAST_WEIGHT]))
+        return TALPA_OK;
     const talpa_value in[TP_CONTRAST_BACK_N_IN] = {node->in[TP_CONTRAST_X],
                                                    node->in[TP_CONTRAST_A],
                                                    node->in[TP_CONTRAST_BT],
@@ -128,7 +130,7 @@ static void cost(const struct talpa_graph *graph, const struct tp_node *node, do
 
 struct items {
     int64_t n, n_experts, rank, d_out, places;
-    int64_t *place, *expert, *token; /* [n] of those that take part */
+    int64_t *place, *expert, *token;                        /* [n] of those that take part */
     double *z, *o, *unit, *length, *omega, *similarity, *c; /* rows of n */
 };
 
@@ -193,7 +195,8 @@ static void reference_outputs(const struct tp_reference *r, struct items *s)
             for (int64_t c = 0; c < d_out; c++) s->o[n * d_out + c] = 0;
             for (int64_t q = 0; q < rank; q++) {
                 double z = 0;
-                for (int64_t k = 0; k < d_in; k++) z += r->in[TP_CONTRAST_X][t * d_in + k] * r->in[TP_CONTRAST_A][(e * rank + q) * d_in + k];
+                for (int64_t k = 0; k < d_in; k++)
+                    z += r->in[TP_CONTRAST_X][t * d_in + k] * r->in[TP_CONTRAST_A][(e * rank + q) * d_in + k];
                 s->z[n * rank + q] = z;
                 for (int64_t c = 0; c < d_out; c++)
                     s->o[n * d_out + c] += scale * s->omega[n] * z * r->in[TP_CONTRAST_BT][(e * rank + q) * d_out + c];
@@ -229,8 +232,10 @@ static double reference_pairs(struct items *s)
         double top = -INFINITY, sum = 0, share = 0;
         int64_t n_positive = 0;
         for (int64_t b = 0; b < s->n; b++) {
-            if (s->expert[b] == s->expert[a]) n_positive += b != a;
-            else if (row[b] > top) top = row[b];
+            if (s->expert[b] == s->expert[a])
+                n_positive += b != a;
+            else if (row[b] > top)
+                top = row[b];
         }
         if (!n_positive || top == -INFINITY) continue;
         n_anchors++;
@@ -319,26 +324,43 @@ static void reference(const struct tp_reference *r)
 
 /* ---- cases ---- */
 
-#define X(t, k) {.dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 1, .rows = TP_STEP_N_TOKENS, .dim = {t, k}, .grad = true}
-#define MATRIX(m, n, wants_grad) {.dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 0.5, .dim = {m, n}, .grad = wants_grad}
-#define NUMBERS(t, kind) {.dtype = TALPA_I32, .gen = kind, .scale = 7, .rows = TP_STEP_N_TOKENS, .dim = {t}}
-#define ZEROS(n) {.dtype = TALPA_I32, .gen = TP_GEN_ZERO, .dim = {n}}
-#define LIST(e, t) {.dtype = TALPA_I32, .gen = TP_GEN_INDEX, .scale = 1048576, .dim = {e, t}}
-#define WEIGHT(t, e) {.dtype = TALPA_F32, .gen = TP_GEN_PROBABILITY, .scale = 1, .rows = TP_STEP_N_TOKENS, .dim = {t, e}, .grad = true}
+#define X(t, k)                                                                                                                            \
+    {                                                                                                                                      \
+        .dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 1, .rows = TP_STEP_N_TOKENS, .dim = {t, k}, .grad = true                        \
+    }
+#define MATRIX(m, n, wants_grad)                                                                                                           \
+    {                                                                                                                                      \
+        .dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 0.5, .dim = {m, n}, .grad = wants_grad                                          \
+    }
+#define NUMBERS(t, kind)                                                                                                                   \
+    {                                                                                                                                      \
+        .dtype = TALPA_I32, .gen = kind, .scale = 7, .rows = TP_STEP_N_TOKENS, .dim = { t }                                                \
+    }
+#define ZEROS(n)                                                                                                                           \
+    {                                                                                                                                      \
+        .dtype = TALPA_I32, .gen = TP_GEN_ZERO, .dim = { n }                                                                               \
+    }
+#define LIST(e, t)                                                                                                                         \
+    {                                                                                                                                      \
+        .dtype = TALPA_I32, .gen = TP_GEN_INDEX, .scale = 1048576, .dim = { e, t }                                                         \
+    }
+#define WEIGHT(t, e)                                                                                                                       \
+    {                                                                                                                                      \
+        .dtype = TALPA_F32, .gen = TP_GEN_PROBABILITY, .scale = 1, .rows = TP_STEP_N_TOKENS, .dim = {t, e}, .grad = true                   \
+    }
 
-#define CASE_(title, t, k, n, e, r, m, normalise, per_token, tau, used, route, weight, bt_grad) \
-    {.name = title, \
-     .in = {X(t, k), MATRIX((e) * (r), k, true), MATRIX((e) * (r), n, bt_grad), ZEROS(e), LIST(e, t), NUMBERS(t, TP_GEN_INDEX), \
-            NUMBERS(t, TP_GEN_POSITIONS), weight}, \
-     .n_in = TP_CONTRAST_N_IN, \
-     .attrs = {.i = {e, r, m, normalise, per_token}, .f = {1.5, tau}, .key = 0x123456789abcdef0u}, \
-     .n_tokens = used, \
-     .segment_length = 11, \
-     .tolerance = 1e-4, \
-     .grad_tolerance = 2e-3, \
-     .prepare = route}
-#define NONE {0}
-#define CASE(title, t, k, n, e, r, m, normalise, per_token, tau, used, route) \
+#define CASE_(title, t, k, n, e, r, m, normalise, per_token, tau, used, route, weight, bt_grad)                                            \
+    {                                                                                                                                      \
+        .name = title, .in = {X(t, k),    MATRIX((e) * (r), k, true), MATRIX((e) * (r), n, bt_grad), ZEROS(e),                             \
+                              LIST(e, t), NUMBERS(t, TP_GEN_INDEX),   NUMBERS(t, TP_GEN_POSITIONS),  weight},                              \
+        .n_in = TP_CONTRAST_N_IN, .attrs = {.i = {e, r, m, normalise, per_token}, .f = {1.5, tau}, .key = 0x123456789abcdef0u},            \
+        .n_tokens = used, .segment_length = 11, .tolerance = 1e-4, .grad_tolerance = 2e-3, .prepare = route                                \
+    }
+#define NONE                                                                                                                               \
+    {                                                                                                                                      \
+        0                                                                                                                                  \
+    }
+#define CASE(title, t, k, n, e, r, m, normalise, per_token, tau, used, route)                                                              \
     CASE_(title, t, k, n, e, r, m, normalise, per_token, tau, used, route, NONE, true)
 
 /* How tokens choose: two experts each as list's random numbers say, or what the name of the case says. */
@@ -363,7 +385,7 @@ static void choose(double *const *in, int64_t bound, int64_t n_tokens, int64_t n
     free(random);
 }
 
-#define ROUTE(function, bound, used, e, mode) \
+#define ROUTE(function, bound, used, e, mode)                                                                                              \
     static void function(double *const *in) { choose(in, bound, used, e, mode); }
 ROUTE(two_40_4, 40, 40, 4, TWO)
 ROUTE(two_150_8, 150, 150, 8, TWO)

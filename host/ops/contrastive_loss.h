@@ -1,8 +1,8 @@
-/* Contrastive loss among the outputs of experts: what its forward and backward op share. Attributes: enum below; f[0] scale, f[1] temperature;
- * key the random stream of the sampling.
+/* Contrastive loss among the outputs of experts: what its forward and backward op share. Attributes: enum below; f[0] scale, f[1]
+ * temperature; key the random stream of the sampling.
  *
- * An item is a token that chose an expert. The items of expert e stand at places start .. start + count of a list in which every expert begins
- * at a multiple of TP_CONTRAST_BLOCK; places in between are -1. */
+ * An item is a token that chose an expert. The items of expert e stand at places start .. start + count of a list in which every expert
+ * begins at a multiple of TP_CONTRAST_BLOCK; places in between are -1. */
 #ifndef TP_CONTRASTIVE_LOSS_H
 #define TP_CONTRASTIVE_LOSS_H
 
@@ -13,9 +13,9 @@ enum { TP_CONTRAST_BLOCK = 16 };
 enum {
     TP_CONTRAST_EXPERTS, /* attributes */
     TP_CONTRAST_RANK,
-    TP_CONTRAST_SAMPLES,    /* items of an expert at most, 0: all */
-    TP_CONTRAST_NORMALISE,  /* outputs of length 1 */
-    TP_CONTRAST_PER_TOKEN   /* experts of a token at most */
+    TP_CONTRAST_SAMPLES,   /* items of an expert at most, 0: all */
+    TP_CONTRAST_NORMALISE, /* outputs of length 1 */
+    TP_CONTRAST_PER_TOKEN  /* experts of a token at most */
 };
 enum {
     TP_CONTRAST_X,

@@ -17,7 +17,8 @@ static enum talpa_status infer(struct tp_infer *request)
     for (int i = TP_CONTRAST_BACK_ITEMS; i < TP_CONTRAST_BACK_N_IN; i++) {
         if (i >= TP_CONTRAST_BACK_WEIGHT && (i >= request->n_in || !request->in[i])) continue;
         TP_TRY(tp_infer_expect(request, i, 0, TALPA_N_DTYPES));
-        if (!tp_type_equal(request->in[i], &want[i - TP_CONTRAST_BACK_ITEMS])) return tp_infer_fail(request, i, "the type of contrastive_loss");
+        if (!tp_type_equal(request->in[i], &want[i - TP_CONTRAST_BACK_ITEMS]))
+            return tp_infer_fail(request, i, "the type of contrastive_loss");
     }
     for (int i = 0; i < 3; i++) request->out[i] = *request->in[TP_CONTRAST_X + i];
     request->n_out = 3;
@@ -68,11 +69,26 @@ static void reference(const struct tp_reference *r)
     }
 }
 
-#define ROWS(t, k) {.dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 1, .rows = TP_STEP_N_TOKENS, .dim = {t, k}}
-#define MATRIX(m, n) {.dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 0.3, .dim = {m, n}}
-#define ITEMS(n) {.dtype = TALPA_I32, .gen = TP_GEN_INDEX, .scale = 1048576, .dim = {n}}
-#define ONE {.dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 1, .dim = {1}}
-#define NONE {0}
+#define ROWS(t, k)                                                                                                                         \
+    {                                                                                                                                      \
+        .dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 1, .rows = TP_STEP_N_TOKENS, .dim = { t, k }                                    \
+    }
+#define MATRIX(m, n)                                                                                                                       \
+    {                                                                                                                                      \
+        .dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 0.3, .dim = { m, n }                                                            \
+    }
+#define ITEMS(n)                                                                                                                           \
+    {                                                                                                                                      \
+        .dtype = TALPA_I32, .gen = TP_GEN_INDEX, .scale = 1048576, .dim = { n }                                                            \
+    }
+#define ONE                                                                                                                                \
+    {                                                                                                                                      \
+        .dtype = TALPA_F32, .gen = TP_GEN_NORMAL, .scale = 1, .dim = { 1 }                                                                 \
+    }
+#define NONE                                                                                                                               \
+    {                                                                                                                                      \
+        0                                                                                                                                  \
+    }
 
 /* Experts with room for `places` / n_experts items each take the tokens of every third random number; the last expert takes none. */
 static void lay_out(double *items, int64_t n_experts, int64_t places, int64_t n_tokens)
@@ -93,15 +109,20 @@ static void items_4_64_50(double *const *in) { lay_out(in[TP_CONTRAST_BACK_ITEMS
 static void items_3_48_20(double *const *in) { lay_out(in[TP_CONTRAST_BACK_ITEMS], 3, 48, 20); }
 static void items_8_256_200(double *const *in) { lay_out(in[TP_CONTRAST_BACK_ITEMS], 8, 256, 200); }
 
-#define CASE(title, t, k, n, e, r, m, places, used, lay, weight, add) \
-    {.name = title, \
-     .in = {ROWS(t, k), MATRIX((e) * (r), k), MATRIX((e) * (r), n), ITEMS(2 * (e) + (places)), MATRIX(places, (r) + 1), \
-            MATRIX((e) * (r), (e) * (r)), ONE, weight, add}, \
-     .n_in = TP_CONTRAST_BACK_N_IN, \
-     .attrs = {.i = {e, r, m, 1, 0}, .f = {2, 0.5}}, \
-     .n_tokens = used, \
-     .tolerance = 2e-5, \
-     .prepare = lay}
+#define CASE(title, t, k, n, e, r, m, places, used, lay, weight, add)                                                                      \
+    {                                                                                                                                      \
+        .name = title,                                                                                                                     \
+        .in = {ROWS(t, k),                                                                                                                 \
+               MATRIX((e) * (r), k),                                                                                                       \
+               MATRIX((e) * (r), n),                                                                                                       \
+               ITEMS(2 * (e) + (places)),                                                                                                  \
+               MATRIX(places, (r) + 1),                                                                                                    \
+               MATRIX((e) * (r), (e) * (r)),                                                                                               \
+               ONE,                                                                                                                        \
+               weight,                                                                                                                     \
+               add},                                                                                                                       \
+        .n_in = TP_CONTRAST_BACK_N_IN, .attrs = {.i = {e, r, m, 1, 0}, .f = {2, 0.5}}, .n_tokens = used, .tolerance = 2e-5, .prepare = lay \
+    }
 
 static const struct tp_case cases[] = {
     CASE("odd", 50, 37, 21, 4, 3, 16, 64, 0, items_4_64_50, NONE, NONE),

@@ -1,4 +1,5 @@
-/* Launches of the contrastive loss. Both tiers take the same steps (kernels/generic/contrastive_loss.cl); the cpu tier puts some in one launch. */
+/* Launches of the contrastive loss. Both tiers take the same steps (kernels/generic/contrastive_loss.cl); the cpu tier puts some in one
+ * launch. */
 #include "ops/contrastive_loss.h"
 #include "ops/elementwise.h"
 #include "ops/gemm.h"
@@ -37,7 +38,8 @@ static struct shape shape_of(const struct tp_lower *lower, int weight)
 /* Does anything read what is made for the gradient? */
 static bool with_gradient(const struct tp_lower *lower)
 {
-    return tp_graph_is_read(lower->graph, lower->node->out[TP_CONTRAST_DZ]) || tp_graph_is_read(lower->graph, lower->node->out[TP_CONTRAST_W]);
+    return tp_graph_is_read(lower->graph, lower->node->out[TP_CONTRAST_DZ]) ||
+           tp_graph_is_read(lower->graph, lower->node->out[TP_CONTRAST_W]);
 }
 
 static size_t floats(int64_t n) { return (size_t)n * sizeof(float); }
@@ -102,7 +104,8 @@ enum talpa_status tp_contrast_lower_cpu(struct tp_lower *lower)
     const struct shape s = shape_of(lower, TP_CONTRAST_WEIGHT);
     const bool wants_gradient = with_gradient(lower);
     const int64_t blocks = s.places / TP_CONTRAST_BLOCK;
-    const int keys = tp_lower_scratch(lower, (size_t)(s.n_experts * s.n_tokens) * 8), gram = tp_lower_scratch(lower, floats(s.n_all * s.n_all));
+    const int keys = tp_lower_scratch(lower, (size_t)(s.n_experts * s.n_tokens) * 8),
+              gram = tp_lower_scratch(lower, floats(s.n_all * s.n_all));
     const int z = tp_lower_scratch(lower, floats(s.places * s.rank)), zt = tp_lower_scratch(lower, floats(s.places * s.rank));
     const int gt = tp_lower_scratch(lower, floats(s.places * s.n_all)), stat = tp_lower_scratch(lower, floats(N_STATS * s.places));
     const int rows = tp_lower_scratch(lower, floats(s.places * cpu_n_groups(lower, blocks)));
@@ -194,7 +197,8 @@ enum talpa_status tp_contrast_lower_generic(struct tp_lower *lower)
 {
     const struct shape s = shape_of(lower, TP_CONTRAST_WEIGHT);
     const size_t local = tp_elementwise_local(lower, 128);
-    const int keys = tp_lower_scratch(lower, (size_t)(s.n_experts * s.n_tokens) * 8), gram = tp_lower_scratch(lower, floats(s.n_all * s.n_all));
+    const int keys = tp_lower_scratch(lower, (size_t)(s.n_experts * s.n_tokens) * 8),
+              gram = tp_lower_scratch(lower, floats(s.n_all * s.n_all));
     const int z = tp_lower_scratch(lower, floats(s.places * s.rank)), zt = tp_lower_scratch(lower, floats(s.places * s.rank));
     const int gt = tp_lower_scratch(lower, floats(s.places * s.n_all)), stat = tp_lower_scratch(lower, floats(N_STATS * s.places + 1));
 
@@ -205,9 +209,19 @@ enum talpa_status tp_contrast_lower_generic(struct tp_lower *lower)
     tp_launch_local(launch, local * sizeof(uint32_t));
     tp_launch_groups(launch, (size_t)s.n_experts, 1, 1, local, 1, 1);
 
-    const struct tp_gemm product = {.a = tp_in(TP_CONTRAST_BT), .b = tp_in(TP_CONTRAST_BT), .out = tp_scratch(gram), .m = s.n_all,
-                                    .n = s.n_all, .k = s.d_out, .a_stride_m = s.d_out, .a_stride_k = 1, .b_layout = TP_LAYOUT_ROW,
-                                    .b_dtype = TALPA_F32, .b_is_nk = true, .b_stride = s.d_out, .out_stride = s.n_all};
+    const struct tp_gemm product = {.a = tp_in(TP_CONTRAST_BT),
+                                    .b = tp_in(TP_CONTRAST_BT),
+                                    .out = tp_scratch(gram),
+                                    .m = s.n_all,
+                                    .n = s.n_all,
+                                    .k = s.d_out,
+                                    .a_stride_m = s.d_out,
+                                    .a_stride_k = 1,
+                                    .b_layout = TP_LAYOUT_ROW,
+                                    .b_dtype = TALPA_F32,
+                                    .b_is_nk = true,
+                                    .b_stride = s.d_out,
+                                    .out_stride = s.n_all};
     TP_TRY(tp_gemm_emit(lower, &product, "generic"));
 
     launch = tp_lower_launch(lower, generic_source, "contrast_project");

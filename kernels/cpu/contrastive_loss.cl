@@ -1,5 +1,5 @@
-/* Contrastive loss among expert outputs on a CPU: formulas in generic/contrastive_loss.cl, layouts in common/contrast.clh. One work-item per
- * work-group; group g of n_groups takes the units g, g + n_groups, ... Items come in blocks of 16, one vector, all of one expert.
+/* Contrastive loss among expert outputs on a CPU: formulas in generic/contrastive_loss.cl, layouts in common/contrast.clh. One work-item
+ * per work-group; group g of n_groups takes the units g, g + n_groups, ... Items come in blocks of 16, one vector, all of one expert.
  *
  *   contrast_sample    units: an expert (sampling), then six rows of the Gram matrix
  *   contrast_prepare   unit = block of items: z = A_e x, f, z~, g~
@@ -168,7 +168,8 @@ SINGLE void contrast_prepare(__global const float *x, __global const float *lora
 }
 
 /* Similarities of item a of expert i with the items b .. b + 15 of expert j. */
-static inline float16 similarities(__global const float *zt, __global const float *gt, uint places, uint rank, uint a, uint i, uint b, uint j)
+static inline float16 similarities(__global const float *zt, __global const float *gt, uint places, uint rank, uint a, uint i, uint b,
+                                   uint j)
 {
     float16 after = (float16)(0.0f), before = (float16)(0.0f);
     if (b + 15 > a)

@@ -1,6 +1,6 @@
 /* Gradients of the contrastive loss on a CPU, formulas in generic/contrastive_loss_backward.cl. One work-item per work-group.
- *   contrast_dx      group = share of the tokens: dx and, if has_weight, dweight. Where dx lies at addend's place, only tokens with items are
- *                    touched
+ *   contrast_dx      group = share of the tokens: dx and, if has_weight, dweight. Where dx lies at addend's place, only tokens with items
+ *                    are touched
  *   contrast_outer   units: 4 rows of dlora_a x 64 columns, then 4 rows of dlora_bt x 64 columns */
 #include "common/base.clh"
 #include "common/step.clh"
@@ -50,7 +50,8 @@ SINGLE void contrast_dx(__global const uint *step, uint rows_symbol, uint rows_b
             float16 sum = (float16)(0.0f);
             for (uint k = 0; k < n; ++k)
                 for (uint q = 0; q < rank; ++q)
-                    sum = fma((float16)(dz[(size_t)place[k] * (rank + 1) + q]), tp_load16(lora_a + (size_t)(expert[k] * rank + q) * d_in + c), sum);
+                    sum = fma((float16)(dz[(size_t)place[k] * (rank + 1) + q]),
+                              tp_load16(lora_a + (size_t)(expert[k] * rank + q) * d_in + c), sum);
             sum *= seed;
             if (has_addend) sum += tp_load16(start + c);
             tp_store16(sum, out + c);
@@ -58,7 +59,8 @@ SINGLE void contrast_dx(__global const uint *step, uint rows_symbol, uint rows_b
         for (; c < d_in; ++c) {
             float sum = 0.0f;
             for (uint k = 0; k < n; ++k)
-                for (uint q = 0; q < rank; ++q) sum = fma(dz[(size_t)place[k] * (rank + 1) + q], lora_a[(size_t)(expert[k] * rank + q) * d_in + c], sum);
+                for (uint q = 0; q < rank; ++q)
+                    sum = fma(dz[(size_t)place[k] * (rank + 1) + q], lora_a[(size_t)(expert[k] * rank + q) * d_in + c], sum);
             out[c] = has_addend ? start[c] + seed * sum : seed * sum;
         }
     }
@@ -115,8 +117,8 @@ SINGLE void contrast_outer(__global const float *x, __global const float *lora_b
                     (uint)items[2 * e + 1], min((uint)ROWS, rank - q), d_in, first, min(first + WIDTH, d_in), seed);
         } else {
             const uint at = unit - a_across * a_down, row = at / b_across * ROWS, first = at % b_across * WIDTH;
-            combine(dbt + (size_t)row * d_out, w + (size_t)row * n_all, 1, n_all, lora_bt, 0, n_all, min((uint)ROWS, n_all - row), d_out, first,
-                    min(first + WIDTH, d_out), seed);
+            combine(dbt + (size_t)row * d_out, w + (size_t)row * n_all, 1, n_all, lora_bt, 0, n_all, min((uint)ROWS, n_all - row), d_out,
+                    first, min(first + WIDTH, d_out), seed);
         }
     }
 }

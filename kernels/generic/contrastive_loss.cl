@@ -1,5 +1,5 @@
-/* Contrastive loss among the outputs o = scale * weight * B_e A_e x of the experts that tokens chose, in r-space (common/contrast.clh). For an
- * anchor a with positives P (other items of its expert) and negatives N (items of other experts), both not empty, and A anchors:
+/* Contrastive loss among the outputs o = scale * weight * B_e A_e x of the experts that tokens chose, in r-space (common/contrast.clh).
+ * For an anchor a with positives P (other items of its expert) and negatives N (items of other experts), both not empty, and A anchors:
  *   loss = 1/A sum_a 1/|P| sum_p softplus(lse_a - s_ap), lse_a = log sum_n exp(s_an)
  *   c_ab = derivative by s_ab + derivative by s_ba
  *   q_a[rows of j] = sum_{b of j} c_ab z~_b, for normalised outputs less <g~_a, q_a> temperature z~_a in the rows of a's own expert
@@ -243,7 +243,8 @@ __kernel void contrast_pairs(__global const int *items, __global const float *zt
 
 __kernel void contrast_finish(__global const int *items, __global const float *z, __global const float *gram, __global const float *weight,
                               __global const float *zt, __global const float *gt, __global const float *stat, __global float *q,
-                              __global float *dz, uint n_experts, uint rank, uint places, float temperature, uint normalise, uint has_weight)
+                              __global float *dz, uint n_experts, uint rank, uint places, float temperature, uint normalise,
+                              uint has_weight)
 {
     const uint a = get_global_id(0), n_all = n_experts * rank;
     if (a >= places) return;

@@ -33,7 +33,7 @@ static int column(double *value, int most, const char *name, const char *key)
 static void test_refused(void **state)
 {
     (void)state;
-    static const char *const own[] = {"--contrastive-coef 1",      "--contrastive-temperature 1", "--contrastive-samples 8",
+    static const char *const own[] = {"--contrastive-coef 1",       "--contrastive-temperature 1", "--contrastive-samples 8",
                                       "--contrastive-normalise on", "--contrastive-gated",         "--contrastive-warmup 3"};
     static const char *const others[] = {"lora", "topk", "threshold", "adamole"};
     static const char *const bad[][2] = {{"--contrastive-coef -1", "--contrastive-coef"},
@@ -76,8 +76,9 @@ static void test_defaults(void **state)
     assert_int_equal(tp_json_get_int(&n, tp_json_root(json), "n_modules"), TALPA_OK);
     assert_int_equal(n, 4); /* q and v of two layers */
     tp_json_free(json);
-    expect("train -m random:tiny --dry-run --fake-device amd -o json --routing-strategy moelora --lora-modules q,k,v,o --contrastive-samples all", 0,
-           NULL);
+    expect("train -m random:tiny --dry-run --fake-device amd -o json --routing-strategy moelora --lora-modules q,k,v,o "
+           "--contrastive-samples all",
+           0, NULL);
     json = parse(out);
     assert_int_equal(tp_json_get_int(&n, tp_json_root(json), "n_modules"), TALPA_OK);
     assert_int_equal(n, 8);

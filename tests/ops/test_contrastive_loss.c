@@ -16,8 +16,8 @@ struct model {
 
 static void open_model(struct model *m, const char *tier, uint64_t stream)
 {
-    const struct talpa_contrast contrast = {.n_experts = E, .rank = RANK, .scale = 1, .temperature = 1, .n_samples = M, .normalise = true,
-                                            .stream = stream};
+    const struct talpa_contrast contrast = {
+        .n_experts = E, .rank = RANK, .scale = 1, .temperature = 1, .n_samples = M, .normalise = true, .stream = stream};
     talpa_value loss;
     test_run_open(&m->run);
     struct talpa_graph *graph = m->run.graph;
@@ -28,7 +28,8 @@ static void open_model(struct model *m, const char *tier, uint64_t stream)
     assert_ok(tp_graph_input(graph, &m->list, "list", tp_type_2d(TALPA_I32, TP_STEP_NONE, E, T)));
     assert_ok(tp_graph_input(graph, &m->examples, "examples", tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, T)));
     assert_ok(tp_graph_input(graph, &m->positions, "positions", tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, T)));
-    assert_ok(talpa_contrastive_loss(&loss, graph, m->x, m->a, m->bt, m->counts, m->list, m->examples, m->positions, TALPA_NONE, &contrast));
+    assert_ok(
+        talpa_contrastive_loss(&loss, graph, m->x, m->a, m->bt, m->counts, m->list, m->examples, m->positions, TALPA_NONE, &contrast));
     m->items = loss + 1;
     m->n_places = (int)tp_graph_type(graph, m->items)->shape.dim[0] - 2 * E;
     tp_graph_mark_output(graph, loss);

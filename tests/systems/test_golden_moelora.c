@@ -1,5 +1,6 @@
-/* MoELoRA against the golden files of the systems folder (its README: tolerances): loss and gradients of the contrastive loss in every case;
- * the tiny model's losses, every adapter gradient, the gradient of the contrastive loss alone and ten training steps, dense and sparse. */
+/* MoELoRA against the golden files of the systems folder (its README: tolerances): loss and gradients of the contrastive loss in every
+ * case; the tiny model's losses, every adapter gradient, the gradient of the contrastive loss alone and ten training steps, dense and
+ * sparse. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -91,13 +92,17 @@ static void check_loss(const struct loss_case *c, double want, const char *tier)
     struct tp_executor *executor;
     const int64_t rows = c->n_experts * c->rank, t = c->n_tokens;
     const struct tp_type types[N_INPUTS] = {
-        tp_type_2d(TALPA_F32, TP_STEP_N_TOKENS, t, c->d_in),        tp_type_2d(TALPA_F32, TP_STEP_NONE, rows, c->d_in),
-        tp_type_2d(TALPA_F32, TP_STEP_NONE, rows, c->d_out),        tp_type_1d(TALPA_I32, TP_STEP_NONE, c->n_experts),
-        tp_type_2d(TALPA_I32, TP_STEP_NONE, c->n_experts, t),       tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, t),
-        tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, t),                 tp_type_1d(TALPA_F32, TP_STEP_NONE, 1)};
+        tp_type_2d(TALPA_F32, TP_STEP_N_TOKENS, t, c->d_in),  tp_type_2d(TALPA_F32, TP_STEP_NONE, rows, c->d_in),
+        tp_type_2d(TALPA_F32, TP_STEP_NONE, rows, c->d_out),  tp_type_1d(TALPA_I32, TP_STEP_NONE, c->n_experts),
+        tp_type_2d(TALPA_I32, TP_STEP_NONE, c->n_experts, t), tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, t),
+        tp_type_1d(TALPA_I32, TP_STEP_N_TOKENS, t),           tp_type_1d(TALPA_F32, TP_STEP_NONE, 1)};
     static const char *const names[N_INPUTS] = {"x", "a", "bt", "counts", "list", "examples", "positions", "seed"};
-    const struct talpa_contrast contrast = {.n_experts = c->n_experts, .rank = c->rank, .scale = (float)c->scale,
-                                            .temperature = (float)c->temperature, .normalise = c->normalise, .max_per_token = c->k};
+    const struct talpa_contrast contrast = {.n_experts = c->n_experts,
+                                            .rank = c->rank,
+                                            .scale = (float)c->scale,
+                                            .temperature = (float)c->temperature,
+                                            .normalise = c->normalise,
+                                            .max_per_token = c->k};
     talpa_value in[N_INPUTS], loss, grads[3];
     golden_ok(tp_device_open(&device, golden_device(), false));
     golden_ok(tp_store_create(&store, device));
@@ -180,8 +185,16 @@ static void losses(const char *tier)
     tp_json_free(json);
 }
 
-static void test_losses(void **state) { (void)state; losses(""); }
-static void test_losses_generic(void **state) { (void)state; losses("generic"); }
+static void test_losses(void **state)
+{
+    (void)state;
+    losses("");
+}
+static void test_losses_generic(void **state)
+{
+    (void)state;
+    losses("generic");
+}
 
 /* ---- the model ---- */
 
@@ -348,14 +361,27 @@ static void model(const char *tier, bool sparse)
     close_golden(&g);
 }
 
-static void test_model_dense(void **state) { (void)state; model("", false); }
-static void test_model_sparse(void **state) { (void)state; model("", true); }
-static void test_model_generic(void **state) { (void)state; model("generic", true); }
+static void test_model_dense(void **state)
+{
+    (void)state;
+    model("", false);
+}
+static void test_model_sparse(void **state)
+{
+    (void)state;
+    model("", true);
+}
+static void test_model_generic(void **state)
+{
+    (void)state;
+    model("generic", true);
+}
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_losses), cmocka_unit_test(test_losses_generic), cmocka_unit_test(test_model_dense),
-                                       cmocka_unit_test(test_model_sparse), cmocka_unit_test(test_model_generic)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_losses), cmocka_unit_test(test_losses_generic),
+                                       cmocka_unit_test(test_model_dense), cmocka_unit_test(test_model_sparse),
+                                       cmocka_unit_test(test_model_generic)};
     const struct CMUnitTest once[] = {cmocka_unit_test(test_losses), cmocka_unit_test(test_model_sparse)};
     if (!golden_is_quick()) return cmocka_run_group_tests_name("golden MoELoRA, one tier", once, NULL, NULL);
     return cmocka_run_group_tests_name("golden MoELoRA", tests, NULL, NULL);

@@ -39,9 +39,10 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {OPTION_REAL, "lora-dropout", 0, NULL, &o->adapter.dropout, "P", "dropout on the adapter's input", 0, 0.999, false, 0},
         {OPTION_CHOICE, "expert-dropout-mask", 0, NULL, &f->dropout_mask, "shared|independent",
          "one mask for all experts of a linear, or one each (experts then run one by one)", 0, 0, false, 0},
-        {OPTION_TEXT, "lora-modules", 0, "target-modules", &f->modules, "LIST", "of q,k,v,o,gate,up,down, or all; moelora: q,v by itself", 0, 0, false, 0},
-        {OPTION_REAL, "router-aux-loss-coef", 0, NULL, &o->aux_coef, "X", "weight of the load-balancing loss; moelora: 0.01 by itself, of the mean over linears", 0, 1e9,
-         false, 0},
+        {OPTION_TEXT, "lora-modules", 0, "target-modules", &f->modules, "LIST",
+         "of q,k,v,o,gate,up,down, or all; moelora: q,v by itself", 0, 0, false, 0},
+        {OPTION_REAL, "router-aux-loss-coef", 0, NULL, &o->aux_coef, "X",
+         "weight of the load-balancing loss; moelora: 0.01 by itself, of the mean over linears", 0, 1e9, false, 0},
         {OPTION_CHOICE, "aux-on", 0, NULL, &f->aux_on, "shifted|probability", "adamole: balance p - threshold, or p", 0, 0, false, 0},
         {OPTION_FLAG, "aux-include-pads", 0, NULL, &o->aux_include_pads, NULL, "count pads in that loss, as the published code does", 0, 0,
          false, 0},
@@ -49,12 +50,12 @@ void train_flags_add(struct options *options, struct train_flags *f)
         {.kind = OPTION_GROUP, .help = "Contrastive loss among expert outputs (moelora only; our reconstruction, the paper gives no formula)"},
         {OPTION_REAL, "contrastive-coef", 0, NULL, &k->coef, "X", "its weight; 0: not computed", 0, 1e9, false, 0},
         {OPTION_REAL, "contrastive-temperature", 0, NULL, &k->temperature, "X", "similarities are divided by it", 0.001, 1000, false, 0},
-        {OPTION_TEXT, "contrastive-samples", 0, NULL, &f->contrastive_samples, "N|all", "expert outputs compared, per expert and linear", 0, 0, false,
-         0},
-        {OPTION_CHOICE, "contrastive-normalise", 0, NULL, &f->contrastive_normalise, "on|off", "compare directions, or outputs as they are", 0, 0, false,
-         0},
-        {OPTION_FLAG, "contrastive-gated", 0, NULL, &k->gated, NULL, "compare outputs times their gate weight: the gate learns from it too", 0, 0, false,
-         0},
+        {OPTION_TEXT, "contrastive-samples", 0, NULL, &f->contrastive_samples, "N|all",
+         "expert outputs compared, per expert and linear", 0, 0, false, 0},
+        {OPTION_CHOICE, "contrastive-normalise", 0, NULL, &f->contrastive_normalise, "on|off",
+         "compare directions, or outputs as they are", 0, 0, false, 0},
+        {OPTION_FLAG, "contrastive-gated", 0, NULL, &k->gated, NULL,
+         "compare outputs times their gate weight: the gate learns from it too", 0, 0, false, 0},
         {OPTION_INT, "contrastive-warmup-steps", 0, "contrastive-warmup", &k->warmup_steps, "N",
          "steps over which its weight rises from 0; -1: as the learning rate's", -1, big, false, 0},
         {.kind = OPTION_GROUP, .help = "Batch"},
@@ -143,7 +144,8 @@ int train_flags_finish(struct train_flags *f, const struct options *options)
     const long samples = strtol(f->contrastive_samples, &end, 10);
     const bool all = !strcmp(f->contrastive_samples, "all");
     if (!all && (end == f->contrastive_samples || *end || samples < 1 || samples > INT_MAX))
-        return options_fail(options, "--contrastive-samples: found '%s', expected a whole number from 1 on, or all", f->contrastive_samples);
+        return options_fail(options, "--contrastive-samples: found '%s', expected a whole number from 1 on, or all",
+                            f->contrastive_samples);
     o->adapter.contrastive.n_samples = all ? 0 : (int)samples;
     o->adapter.contrastive.normalise = f->contrastive_normalise == 0;
     if (o->adapter.routing == TALPA_ROUTING_MOELORA && o->aux_include_pads)
