@@ -18,7 +18,7 @@
 #include "train_fixture.h"
 
 static const char data_path[] = TALPA_SOURCE_DIR "/tests/data/moles.jsonl";
-static const char *const cases[] = {"lora", "topk", "threshold", "adamole", "topk-1", "threshold-high", "adamole-high"};
+static const char *const cases[] = {"lora", "topk", "threshold", "adamole", "moelora", "moelora-raw-gated", "topk-1", "threshold-high", "adamole-high"};
 enum { N_CASES = sizeof cases / sizeof *cases, STEPS = 10 };
 
 static struct tp_json *golden;
@@ -69,6 +69,12 @@ static struct talpa_adapter_config read_config(const char *case_name)
     const double threshold = tp_json_get(settings, "threshold") ? number(case_name, "threshold") : 0.0;
     if (c.routing == TALPA_ROUTING_THRESHOLD) c.threshold = threshold;
     if (c.routing == TALPA_ROUTING_ADAMOLE) c.max_threshold = threshold;
+    if (c.routing == TALPA_ROUTING_MOELORA) {
+        c.contrastive = (struct talpa_contrastive_config){.coef = number(case_name, "contrastive_coef"),
+                                                          .temperature = number(case_name, "temperature")};
+        golden_ok(tp_json_get_bool_or(&c.contrastive.normalise, settings, "normalise", false));
+        golden_ok(tp_json_get_bool_or(&c.contrastive.gated, settings, "gated", false));
+    }
     return c;
 }
 
@@ -240,12 +246,19 @@ static void check_gradient(const char *case_name, const char *tier, enum tp_disp
     struct tp_step words = {{0}};
     tp_step_set_f32(&words, TP_STEP_LOSS_SCALE, 1.0f / (float)f.batch.n_labelled);
     tp_step_set_f32(&words, TP_STEP_AUX_WEIGHT, 1.0f);
-    float loss, aux = 0.0f, *grads = malloc((size_t)f.adapter->bank_elements * sizeof *grads);
+    tp_step_set_f32(&words, TP_STEP_CONTRASTIVE_WEIGHT, 1.0f);
+    float loss, aux = 0.0f, contrastive = 0.0f, *grads = malloc((size_t)f.adapter->bank_elements * sizeof *grads);
     golden_ok(tp_batch_write(&f.batch, f.set.executor, &f.train.inputs, &words));
     golden_ok(tp_executor_step(f.set.executor, &words));
     golden_ok(tp_executor_run(f.set.executor, 0, TP_PHASE_BATCH));
     golden_ok(tp_executor_read(f.set.executor, f.train.loss, &loss, sizeof loss));
     if (f.train.aux != TALPA_NONE) golden_ok(tp_executor_read(f.set.executor, f.train.aux, &aux, sizeof aux));
+    if (f.train.contrastive != TALPA_NONE) {
+        golden_ok(tp_executor_read(f.set.executor, f.train.contrastive, &contrastive, sizeof contrastive));
+        const double error = fabs((double)contrastive / f.adapter->n_modules - number(case_name, "first/contrastive"));
+        printf("%-14s contrastive loss %.1e\n", case_name, error);
+        assert_true(error < 1e-5);
+    }
     fixture_read(&f, f.train.grads, grads);
     double worst = 0.0, sum = 0.0;
     for (int i = 0; i < f.adapter->n_tensors; i++) {
@@ -285,8 +298,8 @@ static void test_gradients(void **state)
 
 struct watch {
     const char *case_name;
-    double *loss, *aux, *norm, *active;
-    double worst[4];
+    double *loss, *aux, *norm, *active, *contrastive; /* the last for moelora only */
+    double worst[4], worst_contrastive;
     int n;
 };
 
@@ -299,12 +312,15 @@ static bool on_step(void *user, const struct talpa_train_row *row)
                               fabs(row->active_experts - w->active[s])};
     for (int i = 0; i < 4; i++)
         if (!(errors[i] <= w->worst[i])) w->worst[i] = errors[i];
+    assert_int_equal(row->has_contrastive, w->contrastive != NULL);
+    if (w->contrastive && !(fabs(row->contrastive_loss - w->contrastive[s]) <= w->worst_contrastive))
+        w->worst_contrastive = fabs(row->contrastive_loss - w->contrastive[s]);
     return true;
 }
 
 static void remove_folder(const char *folder)
 {
-    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "talpa_adapter.json", "trainer_log.jsonl",
+    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "talpa_adapter.json", "moelora_train.json", "trainer_log.jsonl",
                                         "train_results.json",  ".talpa.lock"};
     char path[512];
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -367,6 +383,7 @@ static void check_run(const char *case_name, enum talpa_expert_dispatch dispatch
                           .aux = trace(case_name, accumulation, "aux"),
                           .norm = trace(case_name, accumulation, "grad_norm"),
                           .active = trace(case_name, accumulation, "active")};
+    if (config.routing == TALPA_ROUTING_MOELORA) watch.contrastive = trace(case_name, accumulation, "contrastive");
     const struct talpa_train_callbacks callbacks = {.step = on_step, .user = &watch};
     struct talpa_train_result result;
     golden_ok(talpa_train(&result, model, golden_device(), &options, &callbacks));
@@ -374,6 +391,8 @@ static void check_run(const char *case_name, enum talpa_expert_dispatch dispatch
     printf("%-14s %-6s x%d loss %.1e aux %.1e gradient norm %.1e active %.1e, way of the worst tensor %.1e\n", case_name,
            dispatch == TALPA_DISPATCH_SPARSE ? "sparse" : "dense", accumulation, watch.worst[0], watch.worst[1], watch.worst[2],
            watch.worst[3], moved);
+    if (watch.contrastive) printf("%-14s contrastive loss %.1e\n", case_name, watch.worst_contrastive);
+    assert_true(watch.worst_contrastive < 1e-3);
     assert_int_equal(watch.n, STEPS);
     assert_true(watch.worst[0] < 1e-4);
     assert_true(watch.worst[1] < 1e-3);
@@ -387,6 +406,7 @@ static void check_run(const char *case_name, enum talpa_expert_dispatch dispatch
     free(watch.aux);
     free(watch.norm);
     free(watch.active);
+    free(watch.contrastive);
     free(bank);
     tp_adapter_free(adapter);
 }

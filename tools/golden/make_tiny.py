@@ -31,6 +31,10 @@ CASES = {
     "topk": {"routing": "topk", "top_k": 2, "weight_decay": 0.0},
     "threshold": {"routing": "threshold", "weight_decay": 0.0},
     "adamole": {"routing": "adamole", "weight_decay": 0.0},
+    "moelora": {"routing": "moelora", "top_k": 2, "weight_decay": 0.0, "contrastive_coef": 0.05, "temperature": 0.2, "normalise": True,
+                "gated": False},
+    "moelora-raw-gated": {"routing": "moelora", "top_k": 2, "weight_decay": 0.0, "contrastive_coef": 0.05, "temperature": 2.0,
+                          "normalise": False, "gated": True},
     # High thresholds leave experts without a token, and tokens without an expert; weight decay shows who was skipped.
     "topk-1": {"routing": "topk", "top_k": 1, "weight_decay": 0.1},
     "threshold-high": {"routing": "threshold", "threshold": 0.5, "weight_decay": 0.1},
@@ -75,7 +79,9 @@ def backward(model, adapter, micro_batches, aux_coef):
     """Gradients of one optimizer step: CE over the step's labelled tokens, balance losses averaged by token count."""
     n_labelled = sum(sum(label != IGNORED for label in labels[1:]) for batch in micro_batches for _, labels in batch)
     n_tokens = sum(len(ids) for batch in micro_batches for ids, _ in batch)
-    report = {"loss": 0.0, "aux": 0.0, "active": 0.0}
+    report = {"loss": 0.0, "aux": 0.0, "active": 0.0, "contrastive": 0.0}
+    # moelora weighs means over the linears, the others the sum of their balance losses
+    n = len(adapter.adapted) if adapter.contrast else 1
     for parameter in adapter.parameters.values():
         parameter.grad = None
     for batch in micro_batches:
@@ -83,9 +89,10 @@ def backward(model, adapter, micro_batches, aux_coef):
         adapter.start_batch()
         total, _ = cross_entropy_sum(model.logits([ids for ids, _ in batch], adapter), [labels for _, labels in batch])
         loss = total / n_labelled
-        (loss + aux_coef * share * adapter.aux).backward()
+        (loss + share / n * (aux_coef * adapter.aux + adapter.contrast_coef * adapter.contrastive)).backward()
         report["loss"] += loss.item()
         report["aux"] += share * float(adapter.aux.detach())
+        report["contrastive"] += share * float(adapter.contrastive.detach()) / n
         report["active"] += share * adapter.n_active
     return report
 
@@ -96,6 +103,8 @@ def trace(model, rows, case, seed, accumulation, step_unselected=False):
     first = {name: p.detach().clone() for name, p in adapter.parameters.items()}
     optimizer = torch.optim.AdamW(adapter.parameters.values(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=case["weight_decay"])
     out = {"loss": [], "aux": [], "grad_norm": [], "active": [], "skipped": []}
+    if adapter.contrast:
+        out["contrastive"] = []
     cursor, least = 0, np.inf
     for _ in range(STEPS):
         micro_batches = []
@@ -112,7 +121,7 @@ def trace(model, rows, case, seed, accumulation, step_unselected=False):
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         before = torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), CLIP)
         optimizer.step()
-        for key in ("loss", "aux", "active"):
+        for key in ("loss", "aux", "active", "contrastive")[:4 if adapter.contrast else 3]:
             out[key].append(sig(report[key]))
         out["grad_norm"].append(sig(before))
     out["moved"] = {name: sig((p.detach() - first[name]).norm(), 7) for name, p in adapter.parameters.items()}
@@ -120,8 +129,11 @@ def trace(model, rows, case, seed, accumulation, step_unselected=False):
 
 
 def make_adapter(case, seed):
-    return Adapter(Config(), case["routing"], COMMON["n_experts"], COMMON["rank"], COMMON["alpha"], MODULES, seed, 0.05,
-                   case.get("top_k"), case.get("threshold"))
+    contrast = case if case["routing"] == "moelora" else None
+    adapter = Adapter(Config(), case["routing"], COMMON["n_experts"], COMMON["rank"], COMMON["alpha"], MODULES, seed, 0.05,
+                      case.get("top_k"), case.get("threshold"), contrast)
+    adapter.contrast_coef = case.get("contrastive_coef", 0.0)
+    return adapter
 
 
 def n_different(a, b):
@@ -143,7 +155,7 @@ def case_golden(model, rows, case):
     else:
         raise SystemExit("no seed keeps clear of what float32 cannot settle")
     gradients = {name: p.grad for name, p in adapter.parameters.items()}
-    golden = dict(case, **COMMON, seed=seed, b_scale=0.05, first={key: sig(value) for key, value in report.items()},
+    golden = dict(case, **COMMON, seed=seed, b_scale=0.05, first={key: sig(value) for key, value in report.items() if adapter.contrast or key != "contrastive"},
                   first_values=[sig(v, 12) for v in next(iter(adapter.parameters.values())).detach().flatten()[:3]],
                   grad_norm=sig(norm(g for g in gradients.values() if g is not None)),
                   gradients={name: sig(0.0 if g is None else g.norm(), 7) for name, g in gradients.items()},

@@ -138,10 +138,11 @@ class Adapter:
     Parameters stand under the names they have in an adapter file, and are numbered in that order for the starting values: layer, module,
     A.0.., B.0.., gating, threshold weight, threshold bias. Scale of the start: A, gating and threshold 1/sqrt(d_in), B `b_scale`."""
 
-    def __init__(self, config, routing, n_experts, rank, alpha, modules, seed, b_scale, top_k=None, threshold=None):
+    def __init__(self, config, routing, n_experts, rank, alpha, modules, seed, b_scale, top_k=None, threshold=None, contrast=None):
         self.routing, self.top_k, self.scale = routing, top_k, alpha / rank
         self.n_experts = n_experts if routing != "lora" else 1
         self.threshold = threshold if threshold is not None else 1.0 / self.n_experts
+        self.contrast = contrast  # moelora: temperature, normalise, gated
         self.skips_unselected = routing in ("threshold", "adamole")
         self.parameters, self.adapted = {}, []
         self.start_batch()
@@ -169,6 +170,7 @@ class Adapter:
 
     def start_batch(self):
         self.aux, self.n_active = torch.zeros((), dtype=torch.float64), 0.0
+        self.contrastive = torch.zeros((), dtype=torch.float64)
 
     def has(self, name):
         return name in self.adapted
@@ -176,7 +178,7 @@ class Adapter:
     def _gate(self, name, x):
         """Selected [T, E] bool, weights [T, E], the score that the balance loss averages."""
         p = torch.softmax(x @ self.parameters[name + ".lora_gating.weight"].T, -1)
-        if self.routing == "topk":
+        if self.routing in ("topk", "moelora"):
             ranked = p.detach().sort(-1, descending=True)
             if self.top_k < self.n_experts:
                 self.margin = min(self.margin, (ranked.values[:, self.top_k - 1] - ranked.values[:, self.top_k]).min().item())
@@ -194,6 +196,29 @@ class Adapter:
         total = value.sum(-1, keepdim=True)
         return selected, value / torch.where(total == 0, 1.0, total), score
 
+    def _contrastive(self, name, x, selected, weight):
+        """Contrastive loss among the outputs of the experts that tokens chose."""
+        outputs, experts = [], []
+        for e in range(self.n_experts):
+            a, b = self.parameters[f"{name}.lora_A.{e}.weight"], self.parameters[f"{name}.lora_B.{e}.weight"]
+            rows = selected[:, e].nonzero()[:, 0]
+            outputs.append(self.scale * (x[rows] @ a.T) @ b.T * (weight[rows, e, None] if self.contrast["gated"] else 1.0))
+            experts += [e] * len(rows)
+        o, experts = torch.cat(outputs), torch.tensor(experts)
+        if self.contrast["normalise"]:
+            seen = o.norm(dim=1) > 1e-8
+            o, experts = o[seen] / o[seen].norm(dim=1, keepdim=True), experts[seen]
+        similarity = o @ o.T / self.contrast["temperature"]
+        same = experts[:, None] == experts[None]
+        positive = same & ~torch.eye(len(experts), dtype=torch.bool)
+        anchors = positive.any(1) & ~same.all(1)
+        if not anchors.any():
+            return torch.zeros((), dtype=x.dtype)
+        similarity, same, positive = similarity[anchors], same[anchors], positive[anchors]
+        negatives = torch.logsumexp(similarity.masked_fill(same, -torch.inf), 1, keepdim=True)
+        terms = (torch.logaddexp(similarity, negatives) - similarity).masked_fill(~positive, 0.0)
+        return (terms.sum(1) / positive.sum(1)).mean()
+
     def __call__(self, name, x):
         if self.routing == "lora":
             a, b = self.parameters[name + ".lora_A.weight"], self.parameters[name + ".lora_B.weight"]
@@ -208,5 +233,7 @@ class Adapter:
             y = y.index_add(0, rows, weight[rows, e, None] * self.scale * (x[rows] @ a.T) @ b.T)
         fraction = selected.to(x.dtype).mean(0)
         self.aux = self.aux + self.n_experts * (fraction * score.mean(0)).sum()
+        if self.contrast:
+            self.contrastive = self.contrastive + self._contrastive(name, x, selected, weight)
         self.n_active += selected.sum().item() / x.shape[0] / len(self.adapted)
         return y
