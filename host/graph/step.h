@@ -23,6 +23,7 @@ enum tp_step_word {
     TP_STEP_WEIGHT_DECAY = 13, /* (f32) */
     TP_STEP_ONE = 14,          /* (f32) always 1 */
     TP_STEP_CONTRASTIVE_WEIGHT = 15, /* (f32) the same share times the warm-up of the contrastive loss, 0 to 1 */
+    TP_STEP_MAX_THRESHOLD = 16, /* (f32) of threshold gates that a run steers */
     TP_STEP_WORDS = 32
 };
 

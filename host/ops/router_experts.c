@@ -24,6 +24,7 @@ static bool find_product(struct product *out, const struct tp_match *match, int3
     const int32_t g = tp_match_sole_reader(match, router->out[0]);
     if (g < 0 || tp_graph_node_at(match->graph, g)->op != &tp_op_threshold_gate) return false;
     const struct tp_node *gate = tp_graph_node_at(match->graph, g);
+    if (gate->attrs.i[0]) return false; /* the bound is not known beforehand */
     const talpa_value raw = gate->n_in > 1 ? gate->in[1] : TP_NONE;
     if (gate->in[0] != router->out[0] || raw != (has_direction ? router->out[1] : TP_NONE)) return false;
     const int32_t e = tp_match_sole_reader(match, gate->out[0]), d = tp_match_next(match, &tp_op_dispatch, gate->out[1], 0, g);

@@ -2,22 +2,38 @@
  * choice itself carries none; where no weight is left (S = 0) the divisor counts as 1. S is clamped to 1e-8 in the gradient only, since 1/S
  * is unbounded where all chosen scores are tiny. */
 #include <math.h>
+#include <string.h>
 
 #include "ops/elementwise.h"
 
 extern const struct tp_op tp_op_threshold_gate, tp_op_threshold_gate_backward;
 
+/* Attributes: f[0] is max_threshold, times the step word i[0] if that is not 0. */
+
 enum talpa_status talpa_threshold_gate(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
                                        talpa_value raw, float max_threshold)
 {
+    return talpa_threshold_gate_step(weight, sel, score, graph, p, raw, max_threshold, TP_STEP_NONE);
+}
+
+enum talpa_status talpa_threshold_gate_step(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph,
+                                            talpa_value p, talpa_value raw, float max_threshold, int word)
+{
     const talpa_value in[] = {p, raw};
-    const struct tp_attrs attrs = {.f = {(double)max_threshold}};
+    const struct tp_attrs attrs = {.i = {word}, .f = {(double)max_threshold}};
     talpa_value out[TP_MAX_OUT];
     TP_TRY(tp_graph_node(graph, &tp_op_threshold_gate, in, 2, &attrs, out));
     *weight = out[0];
     *sel = out[1];
     *score = out[2];
     return TALPA_OK;
+}
+
+static enum talpa_status check_word(const struct tp_attrs *attrs)
+{
+    if (attrs->i[0] >= 0 && attrs->i[0] < TP_STEP_WORDS) return TALPA_OK;
+    return tp_fail(TALPA_E_ARGUMENT, "threshold_gate: step word is %lld, expected 0 to %d (host/graph/step.h)", (long long)attrs->i[0],
+                   TP_STEP_WORDS - 1);
 }
 
 /* raw of a gate over values of type `p`. */
@@ -31,6 +47,7 @@ static enum talpa_status infer_raw(const struct tp_infer *infer, int operand, co
 
 static enum talpa_status infer_gate(struct tp_infer *infer)
 {
+    TP_TRY(check_word(infer->attrs));
     TP_TRY(tp_infer_expect(infer, 0, 2, TALPA_F32));
     if (infer->n_in > 1 && infer->in[1]) TP_TRY(infer_raw(infer, 1, infer->in[0]));
     if (!isfinite(infer->attrs->f[0]))
@@ -45,6 +62,7 @@ enum { IN_WEIGHT, IN_SEL, IN_SCORE, IN_RAW, IN_DWEIGHT, IN_DSCORE, N_BACKWARD_IN
 
 static enum talpa_status infer_backward(struct tp_infer *infer)
 {
+    TP_TRY(check_word(infer->attrs));
     TP_TRY(tp_infer_expect(infer, IN_WEIGHT, 2, TALPA_F32));
     for (int i = IN_SEL; i < N_BACKWARD_IN; i++) {
         if (i >= IN_RAW && (i >= infer->n_in || !infer->in[i])) continue;
@@ -89,6 +107,7 @@ static enum talpa_status lower_gate(struct tp_lower *lower)
     for (int o = 0; o < 3; o++) tp_launch_write(lower, launch, tp_out(o));
     tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
     tp_launch_f32(launch, (float)lower->node->attrs.f[0]);
+    tp_launch_u32(launch, (uint32_t)lower->node->attrs.i[0]);
     tp_launch_u32(launch, has_raw);
     tp_elementwise_groups(lower, launch, type->shape.dim[0]);
     tp_launch_cost(launch, 4 * n, 16 * n);
@@ -114,6 +133,7 @@ static enum talpa_status lower_backward(struct tp_lower *lower)
     tp_launch_write(lower, launch, tp_out(has_raw ? 1 : 0));
     tp_launch_u32(launch, (uint32_t)type->shape.dim[1]);
     tp_launch_f32(launch, (float)lower->node->attrs.f[0]);
+    tp_launch_u32(launch, (uint32_t)lower->node->attrs.i[0]);
     tp_launch_u32(launch, has_raw);
     tp_launch_u32(launch, has_dweight);
     tp_launch_u32(launch, has_dscore);
@@ -129,13 +149,23 @@ static void cost(const struct talpa_graph *graph, const struct tp_node *node, do
     *bytes = (node->n_in + node->n_out) * 4 * n;
 }
 
+/* max_threshold of a case, as the kernels have it. */
+static double bound_of(const struct tp_reference *r)
+{
+    const float factor = (float)r->attrs->f[0];
+    float value;
+    if (!r->attrs->i[0]) return (double)factor;
+    memcpy(&value, &r->step->word[r->attrs->i[0]], sizeof value);
+    return (double)(factor * value);
+}
+
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 
 static void reference_gate(const struct tp_reference *r)
 {
     const int64_t rows = r->in_type[0].shape.dim[0], n = r->in_type[0].shape.dim[1];
     const double *raw = r->n_in > 1 ? r->in[1] : NULL;
-    const double bound = (double)(float)r->attrs->f[0];
+    const double bound = bound_of(r);
     for (int64_t t = 0; t < rows; t++) {
         const double *p = r->in[0] + t * n, tau = raw ? bound * sigmoid(raw[t]) : 0;
         double *weight = r->out[0] + t * n, *sel = r->out[1] + t * n, *score = r->out[2] + t * n, sum = 0;
@@ -168,7 +198,7 @@ static void reference_backward(const struct tp_reference *r)
         }
         if (raw) {
             const double s = sigmoid(raw[t]);
-            r->out[1][t] = -total * (double)(float)r->attrs->f[0] * s * (1 - s);
+            r->out[1][t] = -total * bound_of(r) * s * (1 - s);
         }
     }
 }
@@ -254,6 +284,16 @@ static const struct tp_case cases[] = {
      .attrs = {.f = {0.5}},
      .n_tokens = 19,
      .prepare = separate_19_7},
+    {.name = "bound times a step word",
+     .in = {PROBABILITIES(65, 8, true), NORMAL(65, 1, true)},
+     .n_in = 2,
+     .attrs = {.i = {TP_STEP_LOSS_SCALE}, .f = {0.5}},
+     .prepare = separate_65_8},
+    {.name = "fixed bound times a step word",
+     .in = {PROBABILITIES(33, 4, true), {0}},
+     .n_in = 2,
+     .attrs = {.i = {TP_STEP_LOSS_SCALE}, .f = {1}},
+     .prepare = separate_33_4_fixed},
     {.name = "fixed", .in = {PROBABILITIES(33, 4, true), {0}}, .n_in = 2, .attrs = {.f = {0.25}}, .prepare = separate_33_4_fixed},
     {.name = "fixed, none chosen", .in = {PROBABILITIES(5, 3, true), {0}}, .n_in = 2, .attrs = {.f = {2}}},
     {.name = "all scores zero", .in = {ZERO(4, 4, TALPA_F32), {0}}, .n_in = 2, .attrs = {.f = {0}}},
@@ -264,6 +304,12 @@ static const struct tp_case backward_cases[] = {
             NORMAL(33, 8, false)},
      .n_in = N_BACKWARD_IN,
      .attrs = {.f = {0.125}},
+     .prepare = decide_33_8},
+    {.name = "bound times a step word",
+     .in = {PROBABILITIES(33, 8, false), ZERO(33, 8, TALPA_I32), ZERO(33, 8, TALPA_F32), NORMAL(33, 1, false), NORMAL(33, 8, false),
+            NORMAL(33, 8, false)},
+     .n_in = N_BACKWARD_IN,
+     .attrs = {.i = {TP_STEP_LOSS_SCALE}, .f = {0.5}},
      .prepare = decide_33_8},
     {.name = "fixed, weight only, fewer rows",
      .in = {PROBABILITIES(9, 3, false), ZERO(9, 3, TALPA_I32), ZERO(9, 3, TALPA_F32), {0}, NORMAL(9, 3, false), {0}},
@@ -286,6 +332,7 @@ static const struct tp_case backward_cases[] = {
 const struct tp_op tp_op_threshold_gate = {
     .name = "threshold_gate",
     .in_names = {"p", "raw?"},
+    .attr_i = {"word"},
     .attr_f = {"max_threshold"},
     .infer = infer_gate,
     .gradient = gradient,
@@ -300,6 +347,7 @@ const struct tp_op tp_op_threshold_gate = {
 const struct tp_op tp_op_threshold_gate_backward = {
     .name = "threshold_gate_backward",
     .in_names = {"weight", "sel", "score", "raw?", "dweight?", "dscore?"},
+    .attr_i = {"word"},
     .attr_f = {"max_threshold"},
     .infer = infer_backward,
     .no_gradient = "it is a gradient itself",

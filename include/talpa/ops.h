@@ -59,6 +59,9 @@ enum talpa_status talpa_topk_gate(talpa_value *weight, talpa_value *sel, struct 
  *  sel = p >= max_threshold, weight = sel*p / sum, score = p. */
 enum talpa_status talpa_threshold_gate(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
                                        talpa_value raw, float max_threshold);
+/** The same with max_threshold times the f32 step word `word` (host/graph/step.h; 0: 1), which may change from run to run. */
+enum talpa_status talpa_threshold_gate_step(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph,
+                                            talpa_value p, talpa_value raw, float max_threshold, int word);
 
 /** out[t, j] = x[t, j] in one column, 0 in the others: one expert's part of the gate weights or of the selection. x [T, n] f32 or i32. */
 enum talpa_status talpa_keep_column(talpa_value *out, struct talpa_graph *graph, talpa_value x, int column);
