@@ -214,6 +214,25 @@ void tp_adapter_free(struct tp_adapter *adapter)
     free(adapter);
 }
 
+double tp_adapter_max_threshold(const struct tp_adapter *adapter)
+{
+    const struct talpa_adapter_config *c = &adapter->config;
+    if (!adapter->router->gate_steered) return NAN;
+    const double given = adapter->router->has_threshold ? c->max_threshold : c->threshold;
+    return (double)(float)(given > 0.0 ? given : 1.0 / c->n_experts);
+}
+
+enum talpa_status tp_adapter_set_max_threshold(struct tp_adapter *adapter, double value, const char *flag)
+{
+    if (!adapter->router->gate_steered)
+        return tp_fail(TALPA_E_ARGUMENT, "%s: routing %s has no threshold, expected adamole or threshold", flag, adapter->router->name);
+    const double rounded = (double)(float)value;
+    if (!(rounded > 0.0 && rounded <= 1.0)) return tp_fail(TALPA_E_ARGUMENT, "%s is %g, expected above 0, at most 1", flag, value);
+    if (adapter->router->has_threshold) adapter->config.max_threshold = rounded;
+    else adapter->config.threshold = rounded;
+    return TALPA_OK;
+}
+
 /* ---- parameters on the host ---- */
 
 void tp_adapter_get(float *values, const struct tp_adapter *adapter, const float *bank, int index)
@@ -368,7 +387,8 @@ static enum talpa_status route(struct tp_adapter_graph *attach, struct talpa_gra
         TP_TRY(parameter(attach, &bias, graph, module, TP_TENSOR_THRESHOLD_BIAS));
     }
     TP_TRY(talpa_router_scores(&p, &raw, graph, x, gating, direction, bias));
-    TP_TRY(router->gate(&gate->weight, &gate->sel, &score, graph, p, raw, &attach->adapter->config));
+    if (attach->adapter->is_steered) TP_TRY(router->gate_steered(&gate->weight, &gate->sel, &score, graph, p, raw));
+    else TP_TRY(router->gate(&gate->weight, &gate->sel, &score, graph, p, raw, &attach->adapter->config));
     TP_TRY(talpa_dispatch(&gate->counts, &gate->list, graph, gate->sel));
     module->counts = gate->counts;
     module->weight = gate->weight;

@@ -45,6 +45,8 @@ struct tp_adapter {
     int64_t bank_elements;
     int64_t n_trainable;
     int64_t selection_elements;        /* of the selection counts: n_modules * TP_CONCAT_ALIGN, 0 for LoRA */
+    bool is_steered; /* graphs take the bound of the thresholds from the step word TP_STEP_MAX_THRESHOLD, which whoever runs them sets to
+                        tp_adapter_max_threshold; else it is a constant of the graph */
 };
 
 /** TALPA_E_ARGUMENT naming the flag for numbers that moelora's loss cannot have. */
@@ -53,6 +55,12 @@ enum talpa_status tp_adapter_contrastive_check(const struct talpa_contrastive_co
 /** Lays out an adapter for a model. TALPA_E_ARGUMENT for impossible numbers (the message names the flag). The caller owns *out. */
 enum talpa_status tp_adapter_create(struct tp_adapter **out, const struct talpa_model *model, const struct talpa_adapter_config *config);
 void tp_adapter_free(struct tp_adapter *adapter);
+
+/** Upper end of the learned thresholds, or the fixed one, as kernels get it (f32); NaN where the router has none (top-k, LoRA). */
+double tp_adapter_max_threshold(const struct tp_adapter *adapter);
+/** Makes `value` that bound. It is kept as f32, which is what kernels get, so that a saved adapter has the very bound of the run.
+ *  TALPA_E_ARGUMENT, naming `flag`, if the router has none, or for a value outside (0, 1]. */
+enum talpa_status tp_adapter_set_max_threshold(struct tp_adapter *adapter, double value, const char *flag);
 
 /** Starting values into bank[bank_elements] (zeroed first): A, gating, threshold uniform in +-1/sqrt(d_in) (nn.Linear's start), B zero;
  *  random streams are keyed by (seed, tensor name). */

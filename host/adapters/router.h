@@ -14,6 +14,9 @@ struct tp_router {
     /** Appends the gate on probabilities p [T, E]; raw [T, 1] is given if has_threshold. score feeds the balance loss. */
     enum talpa_status (*gate)(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
                               talpa_value raw, const struct talpa_adapter_config *config);
+    /** The same with the bound of the step word TP_STEP_MAX_THRESHOLD instead of the configuration's. NULL: no threshold to steer. */
+    enum talpa_status (*gate_steered)(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
+                                      talpa_value raw);
 };
 
 extern const struct tp_router tp_router_topk, tp_router_threshold, tp_router_adamole, tp_router_moelora;

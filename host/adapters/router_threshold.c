@@ -1,4 +1,5 @@
 /* Threshold routing: AdaMoLE's learned one and the fixed one it is compared with (arXiv 2405.00361, equations 4-7). */
+#include "graph/step.h"
 #include "router.h"
 
 static enum talpa_status gate_fixed(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
@@ -16,8 +17,24 @@ static enum talpa_status gate_learned(talpa_value *weight, talpa_value *sel, tal
     return talpa_threshold_gate(weight, sel, score, graph, p, raw, (float)max_threshold);
 }
 
-const struct tp_router tp_router_threshold = {
-    .name = "threshold", .peft_type = "MOLE", .has_gating = true, .skips_unselected = true, .gate = gate_fixed};
+/* raw is TALPA_NONE for the fixed threshold. */
+static enum talpa_status gate_steered(talpa_value *weight, talpa_value *sel, talpa_value *score, struct talpa_graph *graph, talpa_value p,
+                                      talpa_value raw)
+{
+    return talpa_threshold_gate_step(weight, sel, score, graph, p, raw, 1.0f, TP_STEP_MAX_THRESHOLD);
+}
 
-const struct tp_router tp_router_adamole = {
-    .name = "adamole", .peft_type = "ADAMOLE", .has_gating = true, .has_threshold = true, .skips_unselected = true, .gate = gate_learned};
+const struct tp_router tp_router_threshold = {.name = "threshold",
+                                              .peft_type = "MOLE",
+                                              .has_gating = true,
+                                              .skips_unselected = true,
+                                              .gate = gate_fixed,
+                                              .gate_steered = gate_steered};
+
+const struct tp_router tp_router_adamole = {.name = "adamole",
+                                            .peft_type = "ADAMOLE",
+                                            .has_gating = true,
+                                            .has_threshold = true,
+                                            .skips_unselected = true,
+                                            .gate = gate_learned,
+                                            .gate_steered = gate_steered};

@@ -14,6 +14,8 @@
 const char *const tp_checkpoint_files[TP_CHECKPOINT_N_FILES] = {"adapter_config.json", "adapter_model.safetensors", "talpa_adapter.json",
                                                                 "optimizer.safetensors", "trainer_state.json"};
 
+const char *const tp_checkpoint_steering[TP_CHECKPOINT_N_STEERING] = {"log_bound", "gain", "last_error", "measured"};
+
 /* ---- digests ---- */
 
 static int by_name(const void *a, const void *b)
@@ -51,6 +53,11 @@ enum talpa_status tp_checkpoint_digest(uint64_t *digest, uint64_t *digest_state,
         hash_bank(hash, values, adapter, sorted, state->v, false);
         for (size_t i = 0; i < n; i++) tp_hash_update(hash, &state->counts[sorted[i] - adapter->tensors], sizeof *state->counts);
         tp_hash_update(hash, &state->cursor, sizeof state->cursor);
+        const double numbers[] = {state->steer.log_bound, state->steer.gain, state->steer.last_error, state->steer.measured};
+        if (state->is_steered) {
+            tp_hash_update(hash, numbers, sizeof numbers);
+            tp_hash_update(hash, &state->steer.n_steps, sizeof state->steer.n_steps);
+        }
         *digest_state = tp_hash_digest(hash);
     }
     tp_hash_free(hash);
@@ -143,6 +150,24 @@ static enum talpa_status write_files(struct tp_json_writer *json, struct tp_aren
     return TALPA_OK;
 }
 
+/* Numbers to read, and their bits, which are what a resumed run goes on with. */
+static void write_steering(struct tp_json_writer *json, const struct tp_steer_state *s)
+{
+    const double numbers[] = {s->log_bound, s->gain, s->last_error, s->measured};
+    tp_json_write_key(json, "steering");
+    tp_json_write_object_begin(json);
+    for (int i = 0; i < TP_CHECKPOINT_N_STEERING; i++) {
+        char key[32];
+        uint64_t bits;
+        memcpy(&bits, &numbers[i], sizeof bits);
+        tp_json_write_real_member(json, tp_checkpoint_steering[i], numbers[i]);
+        snprintf(key, sizeof key, "%s_bits", tp_checkpoint_steering[i]);
+        tp_json_write_digest_member(json, key, bits);
+    }
+    tp_json_write_int_member(json, "steps", s->n_steps);
+    tp_json_write_object_end(json);
+}
+
 static enum talpa_status write_state(struct tp_json_writer *json, struct tp_arena *arena, const char *folder,
                                      const struct tp_checkpoint *state, const struct tp_checkpoint_run *run)
 {
@@ -167,6 +192,7 @@ static enum talpa_status write_state(struct tp_json_writer *json, struct tp_aren
     tp_json_write_digest_member(json, "digest", state->best.digest);
     tp_json_write_int_member(json, "evaluations_since", state->best.n_worse);
     tp_json_write_object_end(json);
+    if (state->is_steered) write_steering(json, &state->steer);
     tp_json_write_digest_member(json, "digest", state->digest);
     tp_json_write_digest_member(json, "digest_state", state->digest_state);
     tp_json_write_digest_member(json, "config_digest", tp_train_config_digest(run->config));

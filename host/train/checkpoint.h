@@ -13,6 +13,7 @@
 #include "exec/plan.h"
 #include "train/evaluate.h"
 #include "train/history.h"
+#include "train/steer.h"
 #include "train/train_config.h"
 
 /** What a run is made of and does not change; borrowed. */
@@ -34,6 +35,8 @@ struct tp_checkpoint {
     double elapsed_s;
     bool sparse;                /* plan of the next step */
     struct tp_best best;
+    bool is_steered;
+    struct tp_steer_state steer; /* if is_steered */
     float *params, *m, *v;      /* [bank_elements] */
     int32_t *counts;            /* [n_tensors] updates per tensor */
     struct tp_losses before;    /* n_examples 0: no held-out data */
@@ -43,7 +46,8 @@ struct tp_checkpoint {
 };
 
 /** Digest of the parameters (tp_adapter_digest), and XXH3-64 over: the same bytes; the moments m, then v, of the tensors sorted by name, in
- *  saved form; their update counts (i32); the cursor (u64); all little-endian. */
+ *  saved form; their update counts (i32); the cursor (u64); in steered runs the four numbers of tp_steer_state (f64) and its steps (i64);
+ *  all little-endian. */
 enum talpa_status tp_checkpoint_digest(uint64_t *digest, uint64_t *digest_state, const struct tp_checkpoint *state,
                                        const struct tp_adapter *adapter);
 
@@ -68,6 +72,9 @@ void tp_checkpoint_free(struct tp_checkpoint *checkpoint);
 
 enum { TP_CHECKPOINT_FORMAT_VERSION = 1, TP_CHECKPOINT_N_FILES = 5 };
 extern const char *const tp_checkpoint_files[TP_CHECKPOINT_N_FILES];
+enum { TP_CHECKPOINT_N_STEERING = 4 };
+/** Keys of tp_steer_state in checkpoint.json's "steering", in the order of the structure; with "_bits" the bits in hexadecimal. */
+extern const char *const tp_checkpoint_steering[TP_CHECKPOINT_N_STEERING];
 
 /** XXH3-64 of checkpoint.json with its seal's digits as zeros; *at is the place of the digits, NULL if there is no seal. `text` is
  *  restored. */

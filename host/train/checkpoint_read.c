@@ -1,4 +1,6 @@
 /* The reading half of checkpoint.h. */
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -172,6 +174,21 @@ static enum talpa_status read_best(struct tp_best *best, const struct tp_json_va
     return TALPA_OK;
 }
 
+static enum talpa_status read_steering(struct tp_checkpoint *c, const struct tp_json_value *saved)
+{
+    double *const numbers[] = {&c->steer.log_bound, &c->steer.gain, &c->steer.last_error, &c->steer.measured};
+    c->is_steered = saved != NULL;
+    for (int i = 0; saved && i < TP_CHECKPOINT_N_STEERING; i++) {
+        char key[32];
+        uint64_t bits;
+        snprintf(key, sizeof key, "%s_bits", tp_checkpoint_steering[i]);
+        TP_TRY(get_hex(&bits, saved, key));
+        memcpy(numbers[i], &bits, sizeof bits);
+        if (!isfinite(*numbers[i])) return tp_fail(TALPA_E_DATA, "steering: %s: found %g, expected a finite number", key, *numbers[i]);
+    }
+    return saved ? tp_json_get_int(&c->steer.n_steps, saved, "steps") : TALPA_OK;
+}
+
 static enum talpa_status read_state(struct tp_checkpoint *c, struct reader *r)
 {
     const struct tp_json_value *root = tp_json_root(r->json);
@@ -188,6 +205,7 @@ static enum talpa_status read_state(struct tp_checkpoint *c, struct reader *r)
     TP_TRY(tp_json_get_double(&c->elapsed_s, root, "elapsed_time"));
     TP_TRY(tp_json_get_string(&dispatch, root, "dispatch"));
     TP_TRY(read_best(&c->best, root));
+    TP_TRY(read_steering(c, tp_json_get(root, "steering")));
     TP_TRY(get_hex(&c->digest, root, "digest"));
     TP_TRY(get_hex(&c->digest_state, root, "digest_state"));
     if (step < 1 || step > INT32_MAX) return tp_fail(TALPA_E_DATA, "step: found %lld, expected at least 1", (long long)step);

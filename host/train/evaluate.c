@@ -20,7 +20,7 @@ enum talpa_status tp_evaluator_create_sized(struct tp_evaluator *out, struct tp_
                                             struct tp_adapter *adapter, uint32_t max_tokens, uint32_t max_labelled,
                                             const struct tp_plan_options *options, bool sparse, bool routed)
 {
-    struct tp_evaluator evaluator = {.engine = engine, .alignment = 1};
+    struct tp_evaluator evaluator = {.engine = engine, .adapter = adapter, .alignment = 1};
     const enum talpa_status status = create(&evaluator, model, adapter, max_tokens, max_labelled, options, sparse, routed);
     if (status == TALPA_OK) *out = evaluator;
     else tp_evaluator_free(&evaluator);
@@ -81,6 +81,7 @@ enum talpa_status tp_evaluator_pass(struct tp_evaluator *e)
 {
     struct tp_step step = {{0}};
     tp_step_set_f32(&step, TP_STEP_LOSS_SCALE, 1.0f);
+    if (e->adapter && e->adapter->is_steered) tp_step_set_f32(&step, TP_STEP_MAX_THRESHOLD, (float)tp_adapter_max_threshold(e->adapter));
     TP_TRY(tp_batch_write(&e->batch, e->set.executor, &e->eval.inputs, &step));
     TP_TRY(tp_executor_step(e->set.executor, &step));
     TP_TRY(tp_executor_run(e->set.executor, 0, TP_PHASE_BATCH));

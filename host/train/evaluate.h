@@ -10,6 +10,7 @@
 
 struct tp_evaluator {
     struct tp_engine *engine;
+    const struct tp_adapter *adapter; /* NULL: the base; borrowed */
     struct tp_eval_graph eval;
     struct tp_program_set set;
     struct tp_batch batch;

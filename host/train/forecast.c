@@ -30,7 +30,9 @@ static enum talpa_status forecast(struct forecast *f, struct talpa_model *model,
     struct tp_plan_options plan_options;
     bool keeps_native = false;
     TP_TRY(tp_train_options_check(options, model));
+    struct tp_steer steer;
     TP_TRY(find_adapter(f, model, options));
+    TP_TRY(tp_steer_create(&steer, f->adapter, model, options));
     const struct tp_train_graph_options graph = tp_train_options_graph(options);
     TP_TRY(tp_train_graph_create(&f->train, model, f->adapter, &graph));
     if (!caps) return TALPA_OK;

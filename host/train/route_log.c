@@ -217,7 +217,7 @@ enum talpa_status tp_route_map_save(const struct tp_route_stats *s, const char *
     map.values = malloc((n + 1) * sizeof *map.values);
     if (!map.values) return tp_fail_memory("heat map", (unsigned long long)n * sizeof *map.values);
     fill(&map);
-    const double max_threshold = tp_route_stats_max_threshold(s->adapter);
+    const double max_threshold = tp_adapter_max_threshold(s->adapter);
     snprintf(subtitle, sizeof subtitle, "%s, %d experts, %zu rows", s->adapter->router->name, n_experts, s->n_rows);
     const struct tp_svg_heatmap heatmap = {
         .title = "Routing: which experts tokens use",

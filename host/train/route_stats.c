@@ -4,14 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-double tp_route_stats_max_threshold(const struct tp_adapter *adapter)
-{
-    const struct talpa_adapter_config *c = &adapter->config;
-    const double given = c->routing == TALPA_ROUTING_ADAMOLE ? c->max_threshold : c->threshold;
-    if (tp_router_is_topk(c->routing)) return NAN;
-    return given > 0.0 ? given : 1.0 / c->n_experts;
-}
-
 enum talpa_status tp_route_check(const struct tp_adapter *adapter)
 {
     if (adapter && adapter->router->has_gating) return TALPA_OK;
@@ -146,7 +138,7 @@ enum talpa_status tp_route_stats_pass(struct tp_route_stats *s, struct tp_execut
                                       const struct tp_route_span *spans, size_t n_spans, uint32_t max_tokens)
 {
     const size_t n_experts = (size_t)s->adapter->config.n_experts;
-    const double max_threshold = tp_route_stats_max_threshold(s->adapter);
+    const double max_threshold = tp_adapter_max_threshold(s->adapter);
     size_t n = 0;
     for (size_t i = 0; i < n_spans; i++)
         if (spans[i].first + (size_t)spans[i].n_tokens > n) n = spans[i].first + (size_t)spans[i].n_tokens;

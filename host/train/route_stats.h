@@ -84,9 +84,6 @@ enum talpa_status tp_route_stats_pass(struct tp_route_stats *stats, struct tp_ex
 /** Adds the likelihood of a row's labelled tokens. */
 void tp_route_stats_nll(struct tp_route_stats *stats, size_t row, const float *nll, uint32_t n);
 
-/** Upper end of what thresholds can be, and of the fixed one; NaN for top-k. */
-double tp_route_stats_max_threshold(const struct tp_adapter *adapter);
-
 /* ---- route_summary.c ---- */
 
 /** The summary; its groups are in `arena`. */

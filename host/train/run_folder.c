@@ -180,6 +180,10 @@ enum talpa_status tp_run_folder_row(struct tp_run_folder *folder, const struct t
     tp_json_write_real_member(json, "throughput", row->throughput);
     tp_json_write_int_member(json, "total_tokens", row->total_tokens);
     tp_json_write_real_member(json, "active_experts", row->active_experts);
+    if (row->max_threshold > 0.0) {
+        tp_json_write_real_member(json, "overhead_percent", row->overhead);
+        tp_json_write_real_member(json, "max_threshold", row->max_threshold);
+    }
     tp_json_write_int_member(json, "peak_bytes", (int64_t)row->peak_bytes);
     tp_json_write_int_member(json, "launches", row->n_launches);
     if (row->has_eval) {
@@ -214,6 +218,11 @@ enum talpa_status tp_run_folder_results(struct tp_run_folder *folder, const stru
     tp_json_write_real_member(json, "throughput", result->throughput);
     tp_json_write_digest_member(json, "digest", result->digest);
     tp_json_write_digest_member(json, "digest_state", result->digest_state);
+    if (result->max_threshold > 0.0) {
+        tp_json_write_real_member(json, "steered_target", result->steered_target);
+        tp_json_write_real_member(json, "steered_measured", result->steered_measured);
+        tp_json_write_real_member(json, "max_threshold", result->max_threshold);
+    }
     if (result->best_step) {
         tp_json_write_int_member(json, "best_step", result->best_step);
         tp_json_write_real_member(json, "best_loss", result->best_loss);

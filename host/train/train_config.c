@@ -91,6 +91,8 @@ enum talpa_status tp_train_config_make(struct tp_train_config *out, const struct
     add(&c, "weight_decay", "--weight-decay", "%.17g", o->weight_decay);
     add(&c, "max_grad_norm", "--max-grad-norm", "%.17g", o->max_grad_norm);
     add(&c, "router_aux_loss_coef", "--router-aux-loss-coef", "%.17g", o->aux_coef);
+    if (o->target_active_experts != 0.0) add(&c, "target_active_experts", "--target-active-experts", "%.17g", o->target_active_experts);
+    if (o->max_overhead != 0.0) add(&c, "max_overhead", "--max-overhead", "%.17g", o->max_overhead);
     add(&c, "aux_include_pads", "--aux-include-pads", "%d", o->aux_include_pads);
     add(&c, "aux_on", "--aux-on", "%s", o->aux_on_probability ? "probability" : "shifted");
     add(&c, "expert_dispatch", "--expert-dispatch", "%s", dispatches[o->dispatch]);

@@ -47,6 +47,7 @@ static struct tp_step step_words(const struct tp_trainer *t, double rate, const 
     tp_step_set_f32(&words, TP_STEP_CONTRASTIVE_WEIGHT, (float)(aux_share(t, fed, micro) * contrastive_ramp(t)));
     tp_step_set_f32(&words, TP_STEP_MAX_NORM, (float)o->max_grad_norm);
     tp_step_set_f32(&words, TP_STEP_WEIGHT_DECAY, (float)o->weight_decay);
+    if (t->adapter->is_steered) tp_step_set_f32(&words, TP_STEP_MAX_THRESHOLD, (float)tp_adapter_max_threshold(t->adapter));
     return words;
 }
 
@@ -86,8 +87,10 @@ static enum talpa_status read_selection(struct tp_trainer *t, uint32_t n_rows, s
     for (int m = 0; m < adapter->n_modules; m++)
         for (int e = 0; e < adapter->config.n_experts; e++) active += t->selected[m * TP_CONCAT_ALIGN + e];
     row->active_experts = active / ((double)n_rows * adapter->n_modules);
+    row->overhead = tp_steer_overhead(adapter, t->model, t->selected, n_rows);
+    if (adapter->is_steered) row->max_threshold = tp_adapter_max_threshold(adapter);
     if (t->options->dispatch == TALPA_DISPATCH_AUTO) t->sparse = tp_trainer_few_active(adapter, row->active_experts);
-    return TALPA_OK;
+    return tp_steer_update(&t->steer, t->adapter, row->active_experts, row->overhead);
 }
 
 enum talpa_status tp_trainer_step(struct tp_trainer *t, int step, struct talpa_train_row *row)

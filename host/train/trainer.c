@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "runtime/device.h"
 #include "train/train_options.h"
 #include "train/trainer.h"
@@ -67,6 +68,7 @@ static enum talpa_status prepare(struct tp_trainer *t, size_t device)
     TP_TRY(open_data(t));
     TP_TRY(open_adapter(t));
     if (o->route_log) TP_TRY(tp_route_check(t->adapter));
+    TP_TRY(tp_steer_create(&t->steer, t->adapter, t->model, o));
     TP_TRY(tp_run_folder_open(&t->folder, o->output_dir, o->route_log));
     TP_TRY(tp_trainer_find(t));
     TP_TRY(tp_engine_open(&t->engine, device, t->model));
@@ -167,6 +169,25 @@ static enum talpa_status loop(struct tp_trainer *t, bool *stopped, struct talpa_
     return result->n_steps > t->saved_step ? tp_trainer_save(t, result->n_steps) : TALPA_OK;
 }
 
+/* How far steering came. */
+static void tell_steering(const struct tp_trainer *t, struct talpa_train_result *result)
+{
+    const struct tp_steer *s = &t->steer;
+    const char *what = s->mode == TP_STEER_ACTIVE ? "active experts" : "percent overhead";
+    if (s->mode == TP_STEER_OFF) return;
+    result->steered_target = s->target;
+    result->steered_measured = s->state.measured;
+    result->max_threshold = tp_adapter_max_threshold(t->adapter);
+    tp_trainer_note(t, "steered to %s%g %s: measured %.3f over the last steps, threshold bound %.6g", s->mode == TP_STEER_ACTIVE ? "" : "at most ",
+                    s->target, what, s->state.measured, result->max_threshold);
+    const double off = s->state.measured / s->target;
+    if (s->state.n_steps && (off > 1.1 || (off < 0.9 && s->mode == TP_STEER_ACTIVE)))
+        tp_log(TALPA_LOG_WARN, "%g %s were asked for, %.3f were measured: %s", s->target, what, s->state.measured,
+               s->state.log_bound >= 0.0              ? "the threshold's bound cannot be above 1"
+               : s->state.log_bound <= s->least_bound ? "the threshold's bound cannot be lower"
+                                                      : "more steps are needed, or batches of more tokens");
+}
+
 static double median_rate(struct tp_trainer *t, int n_steps)
 {
     int n = 0;
@@ -184,6 +205,7 @@ static enum talpa_status run(struct tp_trainer *t, size_t device, struct talpa_t
     if (t->first_step && t->eval_data) result->before = tp_losses_summary(&t->before);
     else TP_TRY(measure(t, "before", &t->before, &result->before));
     TP_TRY(loop(t, &stopped, result));
+    tell_steering(t, result);
     TP_TRY(tp_trainer_parameters(t, &result->digest));
     result->digest_state = t->digest_state;
     result->best_step = t->best.step;
@@ -194,6 +216,7 @@ static enum talpa_status run(struct tp_trainer *t, size_t device, struct talpa_t
                        o->output_dir);
     if (result->stopped_early) tp_trainer_note(t, "stopped early: no new best in %d measurements", t->best.n_worse);
     if (o->load_best_at_end) TP_TRY(tp_trainer_load_best(t, &result->best_loaded));
+    if (result->best_loaded && t->steer.mode != TP_STEER_OFF) result->max_threshold = tp_adapter_max_threshold(t->adapter);
     if (result->best_loaded) TP_TRY(tp_trainer_parameters(t, &result->digest));
     else if (result->n_steps == t->first_step) TP_TRY(tp_adapter_save(t->adapter, t->bank, o->output_dir, t->model));
     TP_TRY(tp_trainer_watch_routes(t));

@@ -8,6 +8,7 @@
 #include "train/feed.h"
 #include "train/checkpoint.h"
 #include "train/run_folder.h"
+#include "train/steer.h"
 #include "train/train_graph.h"
 
 struct tp_trainer {
@@ -28,6 +29,7 @@ struct tp_trainer {
     struct tp_feed feed;
     int step;                 /* the present one, from 1 */
     bool sparse;              /* plan of the next step */
+    struct tp_steer steer;
     double *rates;            /* throughput per step, for the median; 0: not known */
     struct talpa_train_options resolved; /* what `options` points to: the caller's, with warmup_steps filled in */
     struct tp_train_config config;

@@ -73,6 +73,9 @@ static enum talpa_status restore(struct tp_trainer *t, struct tp_checkpoint *c)
     t->training_s = c->elapsed_s;
     t->total_tokens = c->total_tokens;
     t->best = c->best;
+    if (c->is_steered != (t->steer.mode != TP_STEER_OFF))
+        return tp_fail(TALPA_E_DATA, "steering: found %s, expected %s", c->is_steered ? "some" : "none", c->is_steered ? "none" : "some");
+    TP_TRY(tp_steer_restore(&t->steer, t->adapter, &c->steer));
     t->digest_state = c->digest_state;
     t->before = c->before;
     c->before = (struct tp_losses){0};
@@ -142,6 +145,8 @@ enum talpa_status tp_trainer_save(struct tp_trainer *t, int step)
                               .elapsed_s = t->training_s,
                               .sparse = t->sparse,
                               .best = t->best,
+                              .is_steered = t->steer.mode != TP_STEER_OFF,
+                              .steer = t->steer.state,
                               .params = t->bank,
                               .before = t->before};
     const struct tp_checkpoint_run checkpoint_of = checkpoint_run(t);
@@ -228,6 +233,8 @@ enum talpa_status tp_trainer_load_best(struct tp_trainer *t, bool *loaded)
     const bool same = status == TALPA_OK && digest == t->best.digest;
     if (same) {
         memcpy(t->bank, bank, bank_bytes(t));
+        t->adapter->config.threshold = adapter->config.threshold;
+        t->adapter->config.max_threshold = adapter->config.max_threshold;
         status = tp_executor_write(t->set.executor, t->train.params, t->bank, bank_bytes(t));
     }
     tp_adapter_free(adapter);

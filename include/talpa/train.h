@@ -60,6 +60,10 @@ struct talpa_train_options {
     bool gradient_checkpointing; /**< keep each layer's input only and compute the layer again in the backward part: same results, less
                                     memory */
     bool allow_other_base;       /**< accept an init_lora that was trained on another base */
+    double target_active_experts; /**< adamole, threshold: the threshold's bound is steered after every step so that a token and module has
+                                     so many active experts in the mean; 0: not steered */
+    double max_overhead; /**< the same so that the adapter costs at most so many percent of the frozen products of the decoder's layers, in
+                            multiplications of routers and active experts; the bound only rises, above where it begins. 0: not steered */
     enum talpa_expert_dispatch dispatch;
     enum talpa_base_dtype base_dtype;
     enum talpa_compute_dtype compute_dtype;
@@ -80,6 +84,8 @@ struct talpa_train_row {
     double throughput;           /**< non-pad tokens per second of this step */
     int64_t total_tokens;
     double active_experts;       /**< mean per token and module */
+    double overhead;             /**< percent, as talpa_train_options.max_overhead; 0 for LoRA */
+    double max_threshold;        /**< of this step, in steered runs; 0: not steered */
     size_t peak_bytes;           /**< device memory, most so far */
     uint64_t digest;             /**< XXH3-64 of the trainable tensors after the update */
     int n_launches;              /**< kernel launches of this step */
@@ -107,6 +113,8 @@ struct talpa_train_result {
     uint64_t digest_state;               /**< of the last checkpoint: parameters, moments, step counts, data cursor */
     int64_t n_trainable;
     double throughput;                   /**< median over the steps */
+    double steered_target, steered_measured; /**< experts or percent asked for, and measured over about the last 16 steps; 0: not steered */
+    double max_threshold;                /**< of the adapter in output_dir, in steered runs; 0: not steered */
     size_t device_bytes, device_peak_bytes; /**< buffers of the run on the device; the peak is while weights are prepared, or the same */
     uint64_t mapped_file_bytes, host_peak_bytes; /**< as talpa_memory_use, of the process */
 };

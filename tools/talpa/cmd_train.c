@@ -52,6 +52,10 @@ static void print_result(struct output *output, enum output_format format, const
         if (result->best_step)
             fprintf(output->file, "best held-out loss %.6f after step %d%s%s\n", result->best_loss, result->best_step,
                     result->best_loaded ? ", loaded" : "", result->stopped_early ? "; stopped early" : "");
+        if (result->max_threshold > 0.0)
+            fprintf(output->file, "steered to %g %s   measured %.3f   threshold bound %.6g\n", result->steered_target,
+                    train->flags.options.target_active_experts != 0.0 ? "active experts" : "percent overhead at most",
+                    result->steered_measured, result->max_threshold);
         fprintf(output->file, "steps %d   throughput %.1f tokens/s   trainable %.3f M\ndigest %s   state %s\noutput %s\n", result->n_steps,
                 result->throughput, (double)result->n_trainable / 1e6, digest, state, train->flags.options.output_dir);
         return;
@@ -68,6 +72,9 @@ static void print_result(struct output *output, enum output_format format, const
         eval ? field_int("eval_tokens", result->after.n_tokens) : field_null("eval_tokens"),
         field_real("throughput", result->throughput),
         field_int("trainable_parameters", result->n_trainable),
+        result->max_threshold > 0.0 ? field_real("steered_target", result->steered_target) : field_null("steered_target"),
+        result->max_threshold > 0.0 ? field_real("steered_measured", result->steered_measured) : field_null("steered_measured"),
+        result->max_threshold > 0.0 ? field_real("max_threshold", result->max_threshold) : field_null("max_threshold"),
         field_text("digest", digest),
         field_text("digest_state", state),
         field_int("first_step", result->first_step),

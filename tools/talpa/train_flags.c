@@ -35,6 +35,10 @@ void train_flags_add(struct options *options, struct train_flags *f)
          "least probability of an expert; threshold only; 0: 1/experts", 0, 1, false, 0},
         {OPTION_REAL, "max-threshold", 0, NULL, &o->adapter.max_threshold, "P",
          "upper end of the learned threshold; adamole only; 0: 1/experts", 0, 1, false, 0},
+        {OPTION_REAL, "target-active-experts", 0, NULL, &o->target_active_experts, "N",
+         "steer the threshold so that tokens use N experts in the mean (2.5, say); adamole and threshold", 0, 1024, false, 0},
+        {OPTION_REAL, "max-overhead", 0, NULL, &o->max_overhead, "PERCENT",
+         "steer it so that routers and active experts cost at most so much of the frozen layers; the same", 0, 1e6, false, 0},
         {OPTION_REAL, "lora-alpha", 0, NULL, &o->adapter.alpha, "X", "an expert is scaled by alpha / rank", 0, 1e9, false, 0},
         {OPTION_REAL, "lora-dropout", 0, NULL, &o->adapter.dropout, "P", "dropout on the adapter's input", 0, 0.999, false, 0},
         {OPTION_CHOICE, "expert-dropout-mask", 0, NULL, &f->dropout_mask, "shared|independent",
@@ -132,6 +136,21 @@ int train_flags_finish(struct train_flags *f, const struct options *options)
         if (o->adapter.routing != owned[i].routing && on_command_line(options, owned[i].flag))
             return options_fail(options, "--%s belongs to --routing-strategy %s, not to %s", owned[i].flag,
                                 talpa_routing_name(owned[i].routing), f->routing);
+    const bool has_threshold = o->adapter.routing == TALPA_ROUTING_ADAMOLE || o->adapter.routing == TALPA_ROUTING_THRESHOLD;
+    if (o->target_active_experts != 0.0 && o->max_overhead != 0.0)
+        return options_fail(options, "--target-active-experts and --max-overhead both steer the threshold: give one of them");
+    if (!has_threshold && (on_command_line(options, "target-active-experts") || on_command_line(options, "max-overhead")))
+        return options_fail(options, "--%s steers a threshold; --routing-strategy %s has none: choose adamole or threshold",
+                            on_command_line(options, "max-overhead") ? "max-overhead" : "target-active-experts", f->routing);
+    if (on_command_line(options, "target-active-experts") && !(o->target_active_experts > 0.0))
+        return options_fail(options, "--target-active-experts is %g, expected above 0, at most --num-experts %d", o->target_active_experts,
+                            o->adapter.n_experts);
+    if (on_command_line(options, "max-overhead") && !(o->max_overhead > 0.0))
+        return options_fail(options, "--max-overhead is %g percent, expected above 0", o->max_overhead);
+    if (!has_threshold) o->target_active_experts = o->max_overhead = 0.0;
+    if (o->target_active_experts > o->adapter.n_experts)
+        return options_fail(options, "--target-active-experts %g is more than --num-experts %d", o->target_active_experts,
+                            o->adapter.n_experts);
     if (lora && on_command_line(options, "num-experts") && o->adapter.n_experts != 1)
         return options_fail(options, "--num-experts %d: --routing-strategy lora has one expert; choose topk, threshold, adamole or moelora",
                             o->adapter.n_experts);
