@@ -175,7 +175,9 @@ static enum talpa_status lay_out(struct tp_adapter *adapter, const struct talpa_
                                                  .counts = TALPA_NONE,
                                                  .weight = TALPA_NONE,
                                                  .sel = TALPA_NONE,
-                                                 .raw = TALPA_NONE};
+                                                 .raw = TALPA_NONE,
+                                                 .sample_z = TALPA_NONE,
+                                                 .gram = TALPA_NONE};
             tp_linear_shape(&model->config, module->linear, &module->d_out, &module->d_in);
             for (int kind = 0; kind < TP_N_TENSOR_KINDS; kind++) {
                 int64_t dim[2];
@@ -314,7 +316,7 @@ enum talpa_status tp_adapter_digest(uint64_t *out, const struct tp_adapter *adap
 enum talpa_status tp_adapter_begin_frozen(struct tp_adapter_graph *attach, struct tp_adapter *adapter, const struct tp_batch_inputs *inputs)
 {
     *attach = (struct tp_adapter_graph){.adapter = adapter, .params = TALPA_NONE, .examples = inputs->examples, .positions = inputs->positions,
-                                        .aux_total = TALPA_NONE, .contrastive_total = TALPA_NONE};
+                                        .sample = TALPA_NONE, .aux_total = TALPA_NONE, .contrastive_total = TALPA_NONE};
     attach->wrt = tp_arena_array(&adapter->arena, (size_t)adapter->n_modules * TP_N_TENSOR_KINDS, sizeof *attach->wrt);
     return attach->wrt ? TALPA_OK : TALPA_E_DEVICE;
 }
@@ -443,6 +445,18 @@ static enum talpa_status apply(talpa_value *y, struct talpa_graph *graph, talpa_
                                      (float)(c->alpha / c->rank), keep == TALPA_NONE ? 0.0f : (float)c->dropout);
 }
 
+/* Inner products of expert outputs need no outputs: <B_i A_i x, B_j A_j y> = (A_i x)^T (B_i^T B_j) (A_j y). */
+static enum talpa_status sample(const struct tp_adapter_graph *attach, struct talpa_graph *graph, struct tp_adapter_module *module,
+                                talpa_value x, talpa_value a, talpa_value bt)
+{
+    talpa_value rows;
+    module->sample_z = module->gram = TALPA_NONE;
+    if (attach->sample == TALPA_NONE) return TALPA_OK;
+    TP_TRY(talpa_gather_rows(&rows, graph, x, attach->sample));
+    TP_TRY(talpa_matmul(&module->sample_z, graph, rows, a, TALPA_NONE, false, true));
+    return talpa_matmul(&module->gram, graph, bt, bt, TALPA_NONE, false, true);
+}
+
 enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph *graph, talpa_value x, talpa_value frozen,
                                   talpa_value residual, int layer, enum tp_linear linear)
 {
@@ -465,6 +479,7 @@ enum talpa_status tp_adapter_hook(void *user, talpa_value *y, struct talpa_graph
     if (adapter->router->has_gating) TP_TRY(route(attach, graph, module, x, &gate));
     if (attach->is_training && c->routing == TALPA_ROUTING_MOELORA && c->contrastive.coef > 0.0)
         TP_TRY(contrast(attach, graph, module, x, a, bt, &gate));
+    TP_TRY(sample(attach, graph, module, x, a, bt));
     const bool one_by_one = c->independent_dropout && adapter->router->has_gating && attach->is_training && c->dropout > 0.0;
     talpa_value keep;
     if (!one_by_one) {

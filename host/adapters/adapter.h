@@ -32,6 +32,8 @@ struct tp_adapter_module {
     talpa_value counts;      /* tokens per expert [E] i32 */
     talpa_value weight, sel; /* the gate: weights [T, E] f32 and which experts are chosen [T, E] i32 */
     talpa_value raw;         /* AdaMoLE's threshold before the sigmoid [T, 1], else TALPA_NONE */
+    talpa_value sample_z;    /* with tp_adapter_graph.sample: A x of the sampled rows [S, E*rank], else TALPA_NONE */
+    talpa_value gram;        /* the same: B^T B of all experts [E*rank, E*rank] */
 };
 
 struct tp_adapter {
@@ -82,6 +84,7 @@ struct tp_adapter_graph {
     struct tp_adapter *adapter;
     talpa_value params;             /* the bank state; TALPA_NONE: every tensor is a weight of its own */
     talpa_value examples, positions; /* for dropout */
+    talpa_value sample;             /* rows [S] i32 whose expert outputs are to be seen (a number outside: none); TALPA_NONE: none */
     bool is_training;               /* dropout and balance loss */
     bool aux_on_probability;
     talpa_value aux_total;          /* out: [1] sum of balance losses, TALPA_NONE if there is none */

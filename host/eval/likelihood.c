@@ -61,41 +61,49 @@ static enum talpa_status add(struct tp_batch *batch, const struct tp_likelihood_
     return TALPA_OK;
 }
 
-/* Adds the items of the pass that has just run to the statistics. */
-static enum talpa_status add_routes(struct tp_likelihood *l, const struct tp_likelihood_item *items, size_t n)
+/* The items of a pass that is going to run, in the statistics; spans[n_spans] of those that are to be there. */
+static enum talpa_status begin_routes(struct tp_likelihood *l, struct tp_route_span *spans, size_t *n_spans,
+                                      const struct tp_likelihood_item *items, size_t n)
 {
-    struct tp_route_span *spans = calloc(n, sizeof *spans);
-    enum talpa_status status = spans ? TALPA_OK : tp_fail_memory("routing", n * sizeof *spans);
-    size_t n_spans = 0;
     uint32_t end = 0;
-    for (size_t i = 0; i < n && status == TALPA_OK; i++) {
+    *n_spans = 0;
+    for (size_t i = 0; i < n; i++) {
         const uint32_t first = aligned(end), n_prompt = items[i].n_labels ? items[i].rows[0] + 1 : items[i].n_ids;
         end = first + items[i].n_ids;
         if (!items[i].about) continue;
         struct tp_route_about about = *items[i].about;
         about.n_tokens = items[i].n_ids;
         about.n_prompt = n_prompt;
-        struct tp_route_span *span = &spans[n_spans++];
+        struct tp_route_span *span = &spans[(*n_spans)++];
         *span = (struct tp_route_span){.first = first, .n_tokens = items[i].n_ids, .n_prompt = n_prompt};
-        status = tp_route_stats_row(&span->row, l->routes, &about);
-        if (status == TALPA_OK) tp_route_stats_nll(l->routes, span->row, items[i].nll, items[i].n_labels);
+        TP_TRY(tp_route_stats_row(&span->row, l->routes, &about));
     }
-    if (status == TALPA_OK && n_spans)
-        status =
-            tp_route_stats_pass(l->routes, l->evaluator.set.executor, &l->evaluator.eval, spans, n_spans, l->evaluator.batch.max_tokens);
-    free(spans);
-    return status;
+    return tp_route_stats_begin(l->routes, l->evaluator.set.executor, &l->evaluator.eval, spans, *n_spans);
+}
+
+static enum talpa_status run(struct tp_likelihood *l, struct tp_route_span *spans, const struct tp_likelihood_item *items, size_t n)
+{
+    struct tp_evaluator *e = &l->evaluator;
+    size_t n_spans = 0;
+    if (l->routes) TP_TRY(begin_routes(l, spans, &n_spans, items, n));
+    TP_TRY(tp_evaluator_pass(e));
+    if (n_spans) TP_TRY(tp_route_stats_pass(l->routes, e->set.executor, &e->eval, spans, n_spans, e->batch.max_tokens));
+    const float *nll = e->nll;
+    for (size_t i = 0, span = 0; i < n; i++) {
+        memcpy(items[i].nll, nll, items[i].n_labels * sizeof *nll);
+        if (l->routes && items[i].about) tp_route_stats_nll(l->routes, spans[span++].row, nll, items[i].n_labels);
+        nll += items[i].n_labels;
+    }
+    return TALPA_OK;
 }
 
 static enum talpa_status pass(struct tp_likelihood *l, const struct tp_likelihood_item *items, size_t n)
 {
-    TP_TRY(tp_evaluator_pass(&l->evaluator));
-    const float *nll = l->evaluator.nll;
-    for (size_t i = 0; i < n; i++) {
-        memcpy(items[i].nll, nll, items[i].n_labels * sizeof *nll);
-        nll += items[i].n_labels;
-    }
-    return l->routes ? add_routes(l, items, n) : TALPA_OK;
+    struct tp_route_span *spans = calloc(n, sizeof *spans);
+    if (!spans) return tp_fail_memory("routing", n * sizeof *spans);
+    const enum talpa_status status = run(l, spans, items, n);
+    free(spans);
+    return status;
 }
 
 enum talpa_status tp_likelihood_run(struct tp_likelihood *l, const struct tp_likelihood_item *items, size_t n_items, int batch_size)

@@ -2,15 +2,21 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/profile.h"
 
 static enum talpa_status create(struct tp_evaluator *e, const struct talpa_model *model, struct tp_adapter *adapter, uint32_t max_tokens,
                                 uint32_t max_labelled, const struct tp_plan_options *options, bool sparse, bool routed)
 {
-    TP_TRY(tp_eval_graph_create(&e->eval, model, adapter, max_tokens, max_labelled, false));
-    if (routed) TP_TRY(tp_eval_graph_keep_routes(&e->eval, adapter));
+    if (routed) TP_TRY(tp_eval_graph_create_routed(&e->eval, model, adapter, max_tokens, max_labelled));
+    else TP_TRY(tp_eval_graph_create(&e->eval, model, adapter, max_tokens, max_labelled, false));
     TP_TRY(tp_program_set_create(&e->set, e->engine, e->eval.graph, options, !sparse, sparse));
+    if (routed) {
+        int32_t none[TP_ROUTE_SAMPLES];
+        memset(none, 0xff, sizeof none); /* -1 */
+        TP_TRY(tp_executor_write(e->set.executor, e->eval.sample, none, (size_t)e->eval.n_samples * sizeof *none));
+    }
     TP_TRY(tp_batch_create(&e->batch, max_tokens, max_labelled));
     e->nll = calloc(max_labelled, sizeof *e->nll);
     return e->nll ? TALPA_OK : tp_fail_memory("evaluation", (unsigned long long)max_labelled * sizeof *e->nll);
@@ -49,34 +55,6 @@ void tp_evaluator_free(struct tp_evaluator *evaluator)
     evaluator->nll = NULL;
 }
 
-/* Adds the pass that has just run to the statistics of its rows. */
-static enum talpa_status add_routes(struct tp_evaluator *e, const struct tp_dataset *dataset, size_t first, size_t n)
-{
-    struct tp_route_span *spans = calloc(n, sizeof *spans);
-    enum talpa_status status = spans ? TALPA_OK : tp_fail_memory("routing", n * sizeof *spans);
-    const float *nll = e->nll;
-    uint32_t row = 0;
-    for (size_t i = 0; i < n && status == TALPA_OK; i++) {
-        const struct tp_dataset_example example = tp_dataset_example(dataset, first + i);
-        const struct tp_route_about about = {.id = example.id,
-                                             .task = example.task ? example.task : e->task,
-                                             .difficulty = example.difficulty,
-                                             .n_tokens = example.n_tokens,
-                                             .n_prompt = example.n_prompt};
-        row = tp_batch_aligned(row, e->alignment);
-        spans[i] = (struct tp_route_span){.first = row, .n_tokens = example.n_tokens, .n_prompt = example.n_prompt};
-        status = tp_route_stats_row(&spans[i].row, e->routes, &about);
-        uint32_t count = 0;
-        for (uint32_t p = 1; p < example.n_tokens; p++) count += example.labels[p] != TP_DATASET_IGNORED;
-        if (status == TALPA_OK) tp_route_stats_nll(e->routes, spans[i].row, nll, count);
-        nll += count;
-        row += example.n_tokens;
-    }
-    if (status == TALPA_OK) status = tp_route_stats_pass(e->routes, e->set.executor, &e->eval, spans, n, e->batch.max_tokens);
-    free(spans);
-    return status;
-}
-
 enum talpa_status tp_evaluator_pass(struct tp_evaluator *e)
 {
     struct tp_step step = {{0}};
@@ -88,24 +66,52 @@ enum talpa_status tp_evaluator_pass(struct tp_evaluator *e)
     return tp_executor_read(e->set.executor, e->eval.nll, e->nll, e->batch.n_labelled * sizeof *e->nll);
 }
 
-static enum talpa_status pass(struct tp_evaluator *e, const struct tp_dataset *dataset, size_t first, size_t n, tp_evaluate_visit *visit,
-                              void *user)
+/* The rows of a pass that is going to run, in the statistics. */
+static enum talpa_status begin_routes(struct tp_evaluator *e, struct tp_route_span *spans, const struct tp_dataset *dataset, size_t first,
+                                      size_t n)
 {
+    uint32_t row = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct tp_dataset_example example = tp_dataset_example(dataset, first + i);
+        const struct tp_route_about about = {.id = example.id,
+                                             .task = example.task ? example.task : e->task,
+                                             .difficulty = example.difficulty,
+                                             .n_tokens = example.n_tokens,
+                                             .n_prompt = example.n_prompt};
+        row = tp_batch_aligned(row, e->alignment);
+        spans[i] = (struct tp_route_span){.first = row, .n_tokens = example.n_tokens, .n_prompt = example.n_prompt};
+        TP_TRY(tp_route_stats_row(&spans[i].row, e->routes, &about));
+        row += example.n_tokens;
+    }
+    return tp_route_stats_begin(e->routes, e->set.executor, &e->eval, spans, n);
+}
+
+static uint32_t n_labels(const struct tp_dataset_example *example)
+{
+    uint32_t count = 0;
+    for (uint32_t p = 1; p < example->n_tokens; p++) count += example->labels[p] != TP_DATASET_IGNORED;
+    return count;
+}
+
+static enum talpa_status pass(struct tp_evaluator *e, struct tp_route_span *spans, const struct tp_dataset *dataset, size_t first, size_t n,
+                              tp_evaluate_visit *visit, void *user)
+{
+    if (e->routes) TP_TRY(begin_routes(e, spans, dataset, first, n));
     TP_TRY(tp_evaluator_pass(e));
-    if (e->routes) TP_TRY(add_routes(e, dataset, first, n));
+    if (e->routes) TP_TRY(tp_route_stats_pass(e->routes, e->set.executor, &e->eval, spans, n, e->batch.max_tokens));
     const float *nll = e->nll;
     for (size_t i = first; i < first + n; i++) {
         const struct tp_dataset_example example = tp_dataset_example(dataset, i);
-        uint32_t count = 0;
-        for (uint32_t p = 1; p < example.n_tokens; p++) count += example.labels[p] != TP_DATASET_IGNORED;
+        const uint32_t count = n_labels(&example);
+        if (e->routes) tp_route_stats_nll(e->routes, spans[i - first].row, nll, count);
         TP_TRY(visit(user, i, &example, nll, count));
         nll += count;
     }
     return TALPA_OK;
 }
 
-enum talpa_status tp_evaluator_run(struct tp_evaluator *e, const struct tp_dataset *dataset, int batch_size, tp_evaluate_visit *visit,
-                                   void *user)
+static enum talpa_status run(struct tp_evaluator *e, struct tp_route_span *spans, const struct tp_dataset *dataset, int batch_size,
+                             tp_evaluate_visit *visit, void *user)
 {
     const size_t n = tp_dataset_n_examples(dataset);
     for (size_t first = 0; first < n;) {
@@ -119,10 +125,20 @@ enum talpa_status tp_evaluator_run(struct tp_evaluator *e, const struct tp_datas
             TP_TRY(tp_batch_add(&e->batch, &example, (uint32_t)taken, 0, 0));
             taken++;
         }
-        TP_TRY(pass(e, dataset, first, taken, visit, user));
+        TP_TRY(pass(e, spans, dataset, first, taken, visit, user));
         first += taken;
     }
     return TALPA_OK;
+}
+
+enum talpa_status tp_evaluator_run(struct tp_evaluator *e, const struct tp_dataset *dataset, int batch_size, tp_evaluate_visit *visit,
+                                   void *user)
+{
+    struct tp_route_span *spans = calloc((size_t)batch_size, sizeof *spans);
+    if (!spans) return tp_fail_memory("evaluation", (size_t)batch_size * sizeof *spans);
+    const enum talpa_status status = run(e, spans, dataset, batch_size, visit, user);
+    free(spans);
+    return status;
 }
 
 /* ---- losses ---- */

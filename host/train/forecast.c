@@ -42,8 +42,8 @@ static enum talpa_status forecast(struct forecast *f, struct talpa_model *model,
     TP_TRY(tp_program_set_count(&f->ledger, &f->set));
     if (!options->eval_data) return TALPA_OK;
     const uint32_t max_tokens = tp_train_options_max_tokens(options);
-    TP_TRY(tp_eval_graph_create(&f->eval, model, f->adapter, max_tokens, max_tokens, false));
-    if (options->route_log) TP_TRY(tp_eval_graph_keep_routes(&f->eval, f->adapter));
+    if (options->route_log) TP_TRY(tp_eval_graph_create_routed(&f->eval, model, f->adapter, max_tokens, max_tokens));
+    else TP_TRY(tp_eval_graph_create(&f->eval, model, f->adapter, max_tokens, max_tokens, false));
     TP_TRY(tp_program_set_plan(&f->eval_set, &keeps_native, f->eval.graph, caps, &plan_options, !dispatch.starts_sparse,
                                dispatch.starts_sparse));
     return tp_program_set_count(&f->ledger, &f->eval_set);

@@ -49,6 +49,53 @@ static void write_module(struct tp_json_writer *json, const struct tp_route_stat
     tp_json_write_array_end(json);
     tp_json_write_real_member(json, "threshold", ratio(cell->threshold, (double)n_tokens));
     write_active(json, cell->active, cell->n_tokens, 1.0);
+    tp_json_write_real_member(json, "entropy", ratio(cell->entropy, (double)cell->n_routed));
+    tp_json_write_object_end(json);
+}
+
+static void write_experts(struct tp_json_writer *json, const struct talpa_route_experts *e)
+{
+    tp_json_write_real_member(json, "entropy", e->entropy);
+    tp_json_write_real_member(json, "entropy_of_mean", e->entropy_of_mean);
+    tp_json_write_real_member(json, "task_information", e->information);
+    tp_json_write_real_member(json, "task_information_by_chance", e->information_by_chance);
+    tp_json_write_real_member(json, "intra_cosine", e->intra_cosine);
+    tp_json_write_real_member(json, "inter_cosine", e->inter_cosine);
+    tp_json_write_real_member(json, "same_token_cosine", e->same_token_cosine);
+}
+
+/* The tokens whose weights the records of kind "experts" hold, as [row, position]. */
+static void write_sample(struct tp_json_writer *json, const struct tp_route_stats *s)
+{
+    begin(json, "sample");
+    tp_json_write_int_member(json, "n_experts", s->adapter->config.n_experts);
+    tp_json_write_key(json, "tokens");
+    tp_json_write_array_begin(json);
+    for (size_t i = 0; i < s->n_samples; i++) {
+        tp_json_write_array_begin(json);
+        tp_json_write_int(json, (int64_t)s->samples[i].row);
+        tp_json_write_int(json, s->samples[i].position);
+        tp_json_write_array_end(json);
+    }
+    tp_json_write_array_end(json);
+    tp_json_write_object_end(json);
+}
+
+/* One module: numbers, and the weights of the sampled tokens in ten thousandths, n_experts of each. */
+static void write_expert_module(struct tp_json_writer *json, const struct tp_route_stats *s, const struct talpa_route_summary *summary, int m)
+{
+    const size_t n_experts = (size_t)s->adapter->config.n_experts;
+    begin(json, "experts");
+    tp_json_write_int_member(json, "layer", s->adapter->modules[m].layer);
+    tp_json_write_string_member(json, "module", tp_linear_name(s->adapter->modules[m].linear));
+    write_experts(json, &summary->modules[m]);
+    tp_json_write_key(json, "sample_weight");
+    tp_json_write_array_begin(json);
+    for (size_t i = 0; i < s->n_samples; i++) {
+        const float *weight = s->sample_weight + ((size_t)m * TP_ROUTE_SAMPLES + s->samples[i].slot) * n_experts;
+        for (size_t e = 0; e < n_experts; e++) tp_json_write_int(json, lrint(10000.0 * (double)weight[e]));
+    }
+    tp_json_write_array_end(json);
     tp_json_write_object_end(json);
 }
 
@@ -117,6 +164,14 @@ enum talpa_status tp_route_log_write(const struct tp_route_stats *s, const struc
             write_module(json, s, &s->tasks[t], m);
             TP_TRY(emit(user));
         }
+    if (s->n_samples) {
+        write_sample(json, s);
+        TP_TRY(emit(user));
+    }
+    for (int m = 0; m < s->adapter->n_modules; m++) {
+        write_expert_module(json, s, summary, m);
+        TP_TRY(emit(user));
+    }
     for (size_t i = 0; i < s->n_rows; i++) {
         write_row(json, s, i);
         TP_TRY(emit(user));
@@ -125,6 +180,12 @@ enum talpa_status tp_route_log_write(const struct tp_route_stats *s, const struc
         write_group(json, &summary->groups[i]);
         TP_TRY(emit(user));
     }
+    begin(json, "summary");
+    tp_json_write_string_member(json, "by", "experts");
+    tp_json_write_int_member(json, "n_samples", summary->n_samples);
+    write_experts(json, &summary->experts);
+    tp_json_write_object_end(json);
+    TP_TRY(emit(user));
     for (int i = 0; i < TALPA_ROUTE_N_RELATIONS; i++) {
         if (!summary->relations[i].n_rows) continue;
         write_relation(json, &summary->relations[i]);

@@ -28,6 +28,12 @@ void tp_route_stats_free(struct tp_route_stats *stats)
     free(stats->weight);
     free(stats->raw);
     free(stats->sel);
+    free(stats->samples);
+    free(stats->picks);
+    free(stats->sample_z);
+    free(stats->sample_weight);
+    free(stats->gram);
+    free(stats->pass_z);
     *stats = (struct tp_route_stats){0};
 }
 
@@ -76,6 +82,13 @@ enum talpa_status tp_route_stats_row(size_t *row, struct tp_route_stats *s, cons
     TP_TRY(grow((void **)&s->rows, &s->row_capacity, s->n_rows, sizeof *s->rows));
     new.id = tp_arena_strdup(&s->arena, about->id ? about->id : "");
     if (!new.id) return TALPA_E_DEVICE;
+    const size_t n_weights = (size_t)s->adapter->n_modules * (size_t)s->adapter->config.n_experts;
+    if (s->row_bytes + n_weights * sizeof *new.weight <= TP_ROUTE_ROW_BYTES) {
+        new.weight = tp_arena_array(&s->arena, n_weights, sizeof *new.weight);
+        if (!new.weight) return TALPA_E_DEVICE;
+        memset(new.weight, 0, n_weights * sizeof *new.weight);
+        s->row_bytes += n_weights * sizeof *new.weight;
+    }
     new.n_tokens[TP_ROUTE_BEFORE] = about->n_prompt < about->n_tokens ? about->n_prompt : about->n_tokens;
     new.n_tokens[TP_ROUTE_REST] = about->n_tokens - new.n_tokens[TP_ROUTE_BEFORE];
     *row = s->n_rows;
@@ -119,11 +132,20 @@ static void add_span(struct tp_route_stats *s, int module, const struct tp_route
         const size_t token = span->first + p;
         const int part = p < span->n_prompt ? TP_ROUTE_BEFORE : TP_ROUTE_REST;
         int64_t active = 0;
+        double entropy = 0.0, sum = 0.0;
         for (size_t e = 0; e < n_experts; e++) {
             if (!s->sel[token * n_experts + e]) continue;
+            const double w = (double)s->weight[token * n_experts + e];
             active++;
             selected[e]++;
-            weight[e] += (double)s->weight[token * n_experts + e];
+            weight[e] += w;
+            sum += w;
+            if (w > 0.0) entropy -= w * log(w);
+            if (row->weight) row->weight[(size_t)module * n_experts + e] += (float)w;
+        }
+        if (sum > 0.0) {
+            cell->entropy += entropy;
+            cell->n_routed++;
         }
         const double threshold = has_raw ? max_threshold / (1.0 + exp(-(double)s->raw[token])) : max_threshold;
         cell->n_tokens[part]++;
@@ -132,6 +154,13 @@ static void add_span(struct tp_route_stats *s, int module, const struct tp_route
         row->active[part] += active;
         row->threshold += threshold;
     }
+}
+
+enum talpa_status tp_route_stats_begin(struct tp_route_stats *s, struct tp_executor *executor, const struct tp_eval_graph *eval,
+                                       const struct tp_route_span *spans, size_t n_spans)
+{
+    if (!eval->routes) return tp_fail(TALPA_E_INTERNAL, "routing: a graph without routes");
+    return tp_route_samples_pick(s, executor, eval, spans, n_spans);
 }
 
 enum talpa_status tp_route_stats_pass(struct tp_route_stats *s, struct tp_executor *executor, const struct tp_eval_graph *eval,
@@ -144,12 +173,14 @@ enum talpa_status tp_route_stats_pass(struct tp_route_stats *s, struct tp_execut
         if (spans[i].first + (size_t)spans[i].n_tokens > n) n = spans[i].first + (size_t)spans[i].n_tokens;
     if (!eval->routes || n > max_tokens) return tp_fail(TALPA_E_INTERNAL, "routing: a pass of %zu tokens, prepared for %u", n, max_tokens);
     TP_TRY(make_room(s, max_tokens));
+    TP_TRY(tp_route_samples_merge(s));
     for (int m = 0; m < eval->n_routes; m++) {
         const struct tp_eval_route *route = &eval->routes[m];
         TP_TRY(tp_executor_read(executor, route->weight, s->weight, n * n_experts * sizeof *s->weight));
         TP_TRY(tp_executor_read(executor, route->sel, s->sel, n * n_experts * sizeof *s->sel));
         if (route->raw != TALPA_NONE) TP_TRY(tp_executor_read(executor, route->raw, s->raw, n * sizeof *s->raw));
         for (size_t i = 0; i < n_spans; i++) add_span(s, m, &spans[i], route->raw != TALPA_NONE, max_threshold);
+        TP_TRY(tp_route_samples_read(s, executor, eval, m));
     }
     return TALPA_OK;
 }

@@ -220,6 +220,7 @@ enum talpa_status tp_route_summarise(struct talpa_route_summary *out, struct tp_
         groups[summary.n_groups++] = (struct talpa_route_group){.by = TALPA_ROUTE_BY_DIFFICULTY, .difficulty = scratch[i]};
     for (size_t i = 0; i < summary.n_groups; i++) fill_group(&groups[i], s);
     summary.groups = groups;
+    summary.n_samples = (int64_t)s->n_samples;
     for (int i = 0; i < TALPA_ROUTE_N_RELATIONS; i++) {
         summary.relations[i] = (struct talpa_route_relation){.x = i < TALPA_ROUTE_N_PARTS ? "nll" : "difficulty",
                                                              .part = (enum talpa_route_part)(i % TALPA_ROUTE_N_PARTS)};
@@ -227,6 +228,7 @@ enum talpa_status tp_route_summarise(struct talpa_route_summary *out, struct tp_
     }
     free(scratch);
     free(task);
+    TP_TRY(tp_route_experts(&summary.experts, &summary.modules, arena, s));
     *out = summary;
     return TALPA_OK;
 }
@@ -291,6 +293,27 @@ static void put_group(struct text *t, const struct talpa_route_group *g)
     put(t, "\n");
 }
 
+static void put_number(struct text *t, const char *name, double value)
+{
+    if (isfinite(value)) put(t, "%s %.3f", name, value);
+    else put(t, "%s -", name);
+}
+
+static void put_experts(struct text *t, const struct talpa_route_summary *s)
+{
+    const struct talpa_route_experts *e = &s->experts;
+    put(t, "experts, mean over modules\n");
+    put_number(t, "  entropy of a token's weights", e->entropy);
+    put_number(t, "  of the mean weights", e->entropy_of_mean);
+    put(t, "  of at most %.3f nat\n", log((double)s->n_experts));
+    put_number(t, "  information about the task", e->information);
+    if (isfinite(e->information)) put(t, " nat, by chance %.3f", e->information_by_chance);
+    put_signed(t, "\n  cosine of outputs  same expert", e->intra_cosine);
+    put_signed(t, "  different experts", e->inter_cosine);
+    put_signed(t, "  of one token", e->same_token_cosine);
+    put(t, "  (%lld tokens)\n", (long long)s->n_samples);
+}
+
 enum talpa_status tp_route_summary_text(char **out, const struct talpa_route_summary *s)
 {
     static const char *const parts[TALPA_ROUTE_N_PARTS] = {"all tokens", "prompt", "completion"};
@@ -313,6 +336,7 @@ enum talpa_status tp_route_summary_text(char **out, const struct talpa_route_sum
         if (isfinite(r->slope_error)) put(&t, " +- %.3f", r->slope_error);
         put(&t, " experts per %s\n", r->x[0] == 'n' ? "nat" : "level");
     }
+    put_experts(&t, s);
     if (t.failed) {
         free(t.bytes);
         return tp_fail_memory("routing summary", t.room);

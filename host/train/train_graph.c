@@ -184,16 +184,36 @@ void tp_train_graph_free(struct tp_train_graph *train)
 
 /* ---- evaluation ---- */
 
+static enum talpa_status keep_routes(struct tp_eval_graph *eval, const struct tp_adapter *adapter)
+{
+    eval->routes = malloc((size_t)adapter->n_modules * sizeof *eval->routes);
+    if (!eval->routes) return tp_fail_memory("routes", (unsigned long long)adapter->n_modules * sizeof *eval->routes);
+    eval->n_routes = adapter->n_modules;
+    for (int m = 0; m < adapter->n_modules; m++) {
+        const struct tp_adapter_module *module = &adapter->modules[m];
+        const talpa_value kept[] = {module->weight, module->sel, module->sample_z, module->gram, module->raw};
+        eval->routes[m] = (struct tp_eval_route){module->weight, module->sel, module->raw, module->sample_z, module->gram};
+        for (int i = 0; i < 5; i++)
+            if (kept[i] != TALPA_NONE) tp_graph_mark_output(eval->graph, kept[i]);
+    }
+    return TALPA_OK;
+}
+
 static enum talpa_status build_eval(struct tp_eval_graph *e, const struct talpa_model *model, struct tp_adapter *adapter,
-                                    int64_t max_tokens, int64_t max_labelled, bool with_logits)
+                                    int64_t max_tokens, int64_t max_labelled, bool with_logits, bool routed)
 {
     struct tp_adapter_graph attach = {0};
     talpa_value hidden, weight;
-    e->params = e->logits = TALPA_NONE;
+    e->params = e->logits = e->sample = TALPA_NONE;
     TP_TRY(tp_graph_create(&e->graph));
     TP_TRY(tp_batch_inputs_create(&e->inputs, e->graph, max_tokens, max_labelled));
     if (adapter) TP_TRY(tp_adapter_begin(&attach, adapter, e->graph, &e->inputs, false));
     if (adapter) e->params = attach.params;
+    if (routed) {
+        e->n_samples = max_tokens < TP_ROUTE_SAMPLES ? (int)max_tokens : TP_ROUTE_SAMPLES;
+        TP_TRY(tp_graph_input(e->graph, &e->sample, "sample", tp_type_1d(TALPA_I32, TP_STEP_NONE, e->n_samples)));
+        attach.sample = e->sample;
+    }
     const struct tp_linear_hook hook = {.apply = tp_adapter_hook, .user = &attach};
     TP_TRY(tp_model_hidden(&hidden, e->graph, model, &e->inputs, adapter ? &hook : NULL));
     TP_TRY(loss_of(&e->loss, &e->nll, e->graph, model, &e->inputs, hidden));
@@ -203,6 +223,7 @@ static enum talpa_status build_eval(struct tp_eval_graph *e, const struct talpa_
         tp_graph_mark_output(e->graph, e->logits);
         TP_TRY(tp_graph_name(e->graph, e->logits, "logits"));
     }
+    if (routed) TP_TRY(keep_routes(e, adapter));
     return tp_graph_verify(e->graph);
 }
 
@@ -210,26 +231,21 @@ enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct t
                                        int64_t max_tokens, int64_t max_labelled, bool with_logits)
 {
     struct tp_eval_graph eval = {0};
-    const enum talpa_status status = build_eval(&eval, model, adapter, max_tokens, max_labelled, with_logits);
+    const enum talpa_status status = build_eval(&eval, model, adapter, max_tokens, max_labelled, with_logits, false);
     if (status == TALPA_OK) *out = eval;
     else tp_eval_graph_free(&eval);
     return tp_context(status, "evaluation graph");
 }
 
-enum talpa_status tp_eval_graph_keep_routes(struct tp_eval_graph *eval, const struct tp_adapter *adapter)
+enum talpa_status tp_eval_graph_create_routed(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter,
+                                              int64_t max_tokens, int64_t max_labelled)
 {
+    struct tp_eval_graph eval = {0};
     TP_TRY(tp_route_check(adapter));
-    eval->routes = malloc((size_t)adapter->n_modules * sizeof *eval->routes);
-    if (!eval->routes) return tp_fail_memory("routes", (unsigned long long)adapter->n_modules * sizeof *eval->routes);
-    eval->n_routes = adapter->n_modules;
-    for (int m = 0; m < adapter->n_modules; m++) {
-        const struct tp_adapter_module *module = &adapter->modules[m];
-        eval->routes[m] = (struct tp_eval_route){module->weight, module->sel, module->raw};
-        tp_graph_mark_output(eval->graph, module->weight);
-        tp_graph_mark_output(eval->graph, module->sel);
-        if (module->raw != TALPA_NONE) tp_graph_mark_output(eval->graph, module->raw);
-    }
-    return TALPA_OK;
+    const enum talpa_status status = build_eval(&eval, model, adapter, max_tokens, max_labelled, false, true);
+    if (status == TALPA_OK) *out = eval;
+    else tp_eval_graph_free(&eval);
+    return tp_context(status, "evaluation graph");
 }
 
 void tp_eval_graph_free(struct tp_eval_graph *eval)

@@ -31,25 +31,31 @@ enum talpa_status tp_train_graph_create(struct tp_train_graph *out, const struct
                                         const struct tp_train_graph_options *options);
 void tp_train_graph_free(struct tp_train_graph *train);
 
+/** Tokens of all rows whose expert outputs are kept, at most: inner products among them are what costs. */
+enum { TP_ROUTE_SAMPLES = 256 };
+
 /** Forward only: nll per labelled row. Adapter NULL: the base. `with_logits` also gives logits [T, vocabulary] (tests, small models). */
 struct tp_eval_graph {
     struct talpa_graph *graph;
     struct tp_batch_inputs inputs;
     talpa_value params; /* TALPA_NONE for the base */
     talpa_value nll, loss, logits;
-    struct tp_eval_route *routes; /* [n_routes] per module, after tp_eval_graph_keep_routes; else NULL */
+    struct tp_eval_route *routes; /* [n_routes] per module, of tp_eval_graph_create_routed; else NULL */
     int n_routes;
+    talpa_value sample;           /* input [n_samples] i32: rows whose expert outputs are to be seen, -1: none; TALPA_NONE without routes */
+    int n_samples;
 };
 
 /** What the router of a module decides; outputs of the evaluation graph. */
 struct tp_eval_route {
-    talpa_value weight, sel, raw; /* as in struct tp_adapter_module */
+    talpa_value weight, sel, raw, sample_z, gram; /* as in struct tp_adapter_module */
 };
 enum talpa_status tp_eval_graph_create(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter,
                                        int64_t max_tokens, int64_t max_labelled, bool with_logits);
-/** Makes what the routers of `adapter` decide outputs of its graph, so that they can be read after a pass. To be called before the graph is
- *  planned and before another graph is built with the adapter. TALPA_E_ARGUMENT if nothing is routed (plain LoRA, or NULL: the base). */
-enum talpa_status tp_eval_graph_keep_routes(struct tp_eval_graph *eval, const struct tp_adapter *adapter);
+/** The same without logits; what the routers of `adapter` decide, and samples of what its experts answer, are outputs that can be read
+ *  after a pass. TALPA_E_ARGUMENT if nothing is routed (plain LoRA, or NULL: the base). */
+enum talpa_status tp_eval_graph_create_routed(struct tp_eval_graph *out, const struct talpa_model *model, struct tp_adapter *adapter,
+                                              int64_t max_tokens, int64_t max_labelled);
 void tp_eval_graph_free(struct tp_eval_graph *eval);
 
 #endif

@@ -43,10 +43,25 @@ struct talpa_route_relation {
 
 enum { TALPA_ROUTE_N_RELATIONS = 6 };
 
+/** Whether the experts of a module differ, and whether its router decides anything. In nats; what cannot be told is NaN. The cosines are
+ *  those of expert outputs B A x, over at most 256 tokens of all rows; an output of zero has none. */
+struct talpa_route_experts {
+    double entropy;         /**< of a token's weights, mean over tokens that have an expert: 0 where one expert takes all */
+    double entropy_of_mean; /**< of the mean weights: log(n_experts) where all are used alike */
+    double information;     /**< mutual information of expert and task; NaN for fewer than two tasks */
+    double information_by_chance; /**< the same with the tasks dealt out to rows at random, mean of 20 times */
+    double intra_cosine;    /**< two tokens, the same expert: mean over pairs, then over experts */
+    double inter_cosine;    /**< two experts, the same or two tokens: mean over pairs of outputs, then over pairs of experts */
+    double same_token_cosine; /**< two active experts of one token: mean over pairs */
+};
+
 struct talpa_route_summary {
     int n_modules, n_experts;
     const struct talpa_route_group *groups; /**< all, then tasks in order of appearance, then levels in ascending order */
     size_t n_groups;
+    const struct talpa_route_experts *modules; /**< [n_modules], in order of layers, then q, k, v, o, gate, up, down */
+    struct talpa_route_experts experts;        /**< mean over modules */
+    int64_t n_samples;                         /**< tokens that the cosines are of */
     struct talpa_route_relation relations[TALPA_ROUTE_N_RELATIONS]; /**< nll, then difficulty (n_rows 0: no row says it); by parts */
 };
 
