@@ -7,7 +7,7 @@
 #include "base/status.h"
 #include "svg.h"
 
-enum { LEFT = 60, RIGHT = 24, TOP = 134, BOTTOM = 18, GAP_X = 46, GAP_Y = 62, LANE = 56, LANE_GAP = 12, SCALE = 180 };
+enum { LEFT = 60, RIGHT = 24, TOP = 134, BOTTOM = 18, GAP_X = 46, GAP_Y = 62, LANE = 56, LANE_GAP = 12, SCALE = 180, LEGEND = 215 };
 
 unsigned tp_svg_heatmap_colour(double x)
 {
@@ -37,7 +37,7 @@ static struct layout lay_out(const struct tp_svg_heatmap *m)
     l.map_height = l.cell_height * m->n_rows;
     l.panel_width = l.map_width + l.n_lanes * (LANE + LANE_GAP);
     l.width = LEFT + m->n_across * l.panel_width + (m->n_across - 1) * GAP_X + RIGHT;
-    l.width = fmax(l.width, 560.0);
+    l.width = fmax(l.width, l.n_lanes > 2 ? 720.0 : 560.0);
     l.height = TOP + m->n_down * (l.map_height + GAP_Y) + BOTTOM;
     return l;
 }
@@ -124,8 +124,10 @@ static void draw_legend(struct tp_svg *svg, const struct tp_svg_heatmap *m)
     for (int k = 0, line = 0; k < TP_SVG_HEATMAP_LANES; k++) {
         if (!m->lane_labels[k]) continue;
         snprintf(classes, sizeof classes, "f%d", k);
-        tp_svg_rect(svg, x, y - 24 + 19 * line, 18, 9, classes);
-        tp_svg_text(svg, x + 25, y - 16 + 19 * line++, TP_SVG_START, 0, "ink", m->lane_labels[k]);
+        const double at = x + LEGEND * (line / 2), down = 19 * (line % 2);
+        line++;
+        tp_svg_rect(svg, at, y - 24 + down, 18, 9, classes);
+        tp_svg_text(svg, at + 25, y - 16 + down, TP_SVG_START, 0, "ink", m->lane_labels[k]);
     }
 }
 

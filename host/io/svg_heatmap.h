@@ -1,4 +1,4 @@
-/* Grids of heat maps as SVG texts: small panels of equal shape with one colour scale, beside each up to two lanes of bars, one bar per row.
+/* Grids of heat maps as SVG texts: small panels of equal shape with one colour scale, beside each up to four lanes of bars, one bar per row.
  */
 #ifndef TP_SVG_HEATMAP_H
 #define TP_SVG_HEATMAP_H
@@ -7,7 +7,7 @@
 
 #include "talpa/status.h"
 
-enum { TP_SVG_HEATMAP_LANES = 2 };
+enum { TP_SVG_HEATMAP_LANES = 4 };
 
 /** One panel. Values that are not finite leave their cell or bar out. Borrowed. */
 struct tp_svg_heatmap_panel {

@@ -198,12 +198,15 @@ enum talpa_status tp_route_log_write(const struct tp_route_stats *s, const struc
 
 enum { MAX_MAP_TASKS = 8 };
 
+enum { LANE_ACTIVE, LANE_THRESHOLD, LANE_ENTROPY, LANE_COSINE, N_LANES };
+
 /* Panels: a column per kind of linear, a row per task, or one row for all of them. */
 struct map {
     const struct tp_route_stats *stats;
+    const struct talpa_route_summary *summary;
     int linears[TP_N_LINEARS], n_linears, n_layers, n_down;
     const char *across[TP_N_LINEARS], *down[MAX_MAP_TASKS];
-    double *values; /* [n_down, n_linears, n_layers, n_experts + 2] */
+    double *values; /* [n_down, n_linears, n_layers, n_experts + N_LANES] */
     struct tp_svg_heatmap_panel panels[MAX_MAP_TASKS * TP_N_LINEARS];
     double most_active, most_threshold;
 };
@@ -224,11 +227,12 @@ static void find_shape(struct map *map)
     for (int i = 0; i < map->n_down; i++) map->down[i] = by_task ? map->stats->tasks[i].name : "all tasks";
 }
 
-/* One layer of a panel: shares of tokens, active experts, threshold; tasks [first, end) together. */
-static void fill_layer(struct map *map, int module, size_t first, size_t end, double *shares, double *active, double *threshold)
+/* One layer of a panel: shares of tokens, and lanes[k][layer]; tasks [first, end) together (the cosine is of all tasks). */
+static void fill_layer(struct map *map, int module, size_t first, size_t end, double *shares, double *const lanes[N_LANES])
 {
+    const int layer = map->stats->adapter->modules[module].layer;
     const int n_experts = map->stats->adapter->config.n_experts;
-    double n_tokens = 0.0, sum = 0.0, n_active = 0.0;
+    double n_tokens = 0.0, sum = 0.0, n_active = 0.0, entropy = 0.0, n_routed = 0.0;
     for (int e = 0; e < n_experts; e++) shares[e] = 0.0;
     for (size_t t = first; t < end; t++) {
         const struct tp_route_task *task = &map->stats->tasks[t];
@@ -236,45 +240,50 @@ static void fill_layer(struct map *map, int module, size_t first, size_t end, do
         n_tokens += (double)(cell->n_tokens[0] + cell->n_tokens[1]);
         n_active += (double)(cell->active[0] + cell->active[1]);
         sum += cell->threshold;
+        entropy += cell->entropy;
+        n_routed += (double)cell->n_routed;
         for (int e = 0; e < n_experts; e++) shares[e] += (double)task->selected[module * n_experts + e];
     }
     for (int e = 0; e < n_experts; e++) shares[e] = ratio(shares[e], n_tokens);
-    *active = ratio(n_active, n_tokens);
-    *threshold = ratio(sum, n_tokens);
-    if (*active > map->most_active) map->most_active = *active;
+    lanes[LANE_ACTIVE][layer] = ratio(n_active, n_tokens);
+    lanes[LANE_THRESHOLD][layer] = ratio(sum, n_tokens);
+    lanes[LANE_ENTROPY][layer] = ratio(entropy, n_routed);
+    lanes[LANE_COSINE][layer] = map->summary->modules[module].inter_cosine;
+    if (lanes[LANE_ACTIVE][layer] > map->most_active) map->most_active = lanes[LANE_ACTIVE][layer];
 }
 
 static void fill(struct map *map)
 {
     const struct tp_route_stats *s = map->stats;
     const int n_experts = s->adapter->config.n_experts;
-    const size_t per_panel = (size_t)map->n_layers * ((size_t)n_experts + 2);
+    const size_t per_panel = (size_t)map->n_layers * ((size_t)n_experts + N_LANES);
     for (int down = 0; down < map->n_down; down++) {
         const bool by_task = s->n_tasks <= MAX_MAP_TASKS;
         const size_t first = by_task ? (size_t)down : 0, end = by_task ? first + 1 : s->n_tasks;
         for (int across = 0; across < map->n_linears; across++) {
             struct tp_svg_heatmap_panel *panel = &map->panels[down * map->n_linears + across];
             double *shares = map->values + (size_t)(down * map->n_linears + across) * per_panel;
-            double *active = shares + map->n_layers * n_experts, *threshold = active + map->n_layers;
+            double *lanes[N_LANES];
             for (size_t i = 0; i < per_panel; i++) shares[i] = NAN;
-            *panel = (struct tp_svg_heatmap_panel){.cells = shares, .lanes = {active, threshold}};
+            *panel = (struct tp_svg_heatmap_panel){.cells = shares};
+            for (int k = 0; k < N_LANES; k++) panel->lanes[k] = lanes[k] = shares + map->n_layers * (n_experts + k);
             for (int m = 0; m < s->adapter->n_modules; m++) {
                 const struct tp_adapter_module *module = &s->adapter->modules[m];
                 if ((int)module->linear != map->linears[across]) continue;
-                fill_layer(map, m, first, end, shares + module->layer * n_experts, &active[module->layer], &threshold[module->layer]);
+                fill_layer(map, m, first, end, shares + module->layer * n_experts, lanes);
             }
         }
     }
 }
 
-enum talpa_status tp_route_map_save(const struct tp_route_stats *s, const char *path)
+enum talpa_status tp_route_map_save(const struct tp_route_stats *s, const struct talpa_route_summary *summary, const char *path)
 {
-    struct map map = {.stats = s};
+    struct map map = {.stats = s, .summary = summary};
     char *text, subtitle[96];
     size_t n_bytes;
     find_shape(&map);
     const int n_experts = s->adapter->config.n_experts;
-    const size_t n = (size_t)map.n_down * (size_t)map.n_linears * (size_t)map.n_layers * ((size_t)n_experts + 2);
+    const size_t n = (size_t)map.n_down * (size_t)map.n_linears * (size_t)map.n_layers * ((size_t)n_experts + N_LANES);
     map.values = malloc((n + 1) * sizeof *map.values);
     if (!map.values) return tp_fail_memory("heat map", (unsigned long long)n * sizeof *map.values);
     fill(&map);
@@ -293,8 +302,9 @@ enum talpa_status tp_route_map_save(const struct tp_route_stats *s, const char *
         .n_across = map.n_linears,
         .down_titles = map.down,
         .across_titles = map.across,
-        .lane_labels = {"active experts per token", isfinite(max_threshold) ? "mean threshold" : NULL},
-        .lane_max = {fmin(n_experts, ceil(map.most_active)), max_threshold},
+        .lane_labels = {"active experts per token", isfinite(max_threshold) ? "mean threshold" : NULL, "entropy of a token's weights",
+                        "cosine between experts"},
+        .lane_max = {fmin(n_experts, ceil(map.most_active)), max_threshold, log(n_experts), 1.0},
     };
     enum talpa_status status = tp_svg_heatmap_render(&text, &n_bytes, &heatmap);
     free(map.values);
@@ -360,7 +370,7 @@ enum talpa_status tp_route_output_finish(const struct talpa_route_output *output
     struct talpa_route_summary summary;
     enum talpa_status status = tp_route_summarise(&summary, &arena, stats);
     if (status == TALPA_OK && output->log) status = save_log(output->log, stats, &summary);
-    if (status == TALPA_OK && output->map) status = tp_route_map_save(stats, output->map);
+    if (status == TALPA_OK && output->map) status = tp_route_map_save(stats, &summary, output->map);
     if (status == TALPA_OK && output->summary) output->summary(output->user, &summary);
     tp_arena_free(&arena);
     return status;

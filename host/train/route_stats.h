@@ -136,7 +136,7 @@ enum talpa_status tp_route_log_write(const struct tp_route_stats *stats, const s
                                      struct tp_json_writer *json, enum talpa_status (*emit)(void *user), void *user);
 
 /** The heat map as an SVG file that appears whole: a row of panels per task (beyond 8 tasks: one for all), a panel per kind of linear. */
-enum talpa_status tp_route_map_save(const struct tp_route_stats *stats, const char *path);
+enum talpa_status tp_route_map_save(const struct tp_route_stats *stats, const struct talpa_route_summary *summary, const char *path);
 
 /** True if anything is asked for. */
 bool tp_route_output_is_wanted(const struct talpa_route_output *output);

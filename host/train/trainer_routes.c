@@ -47,7 +47,7 @@ static enum talpa_status save(struct tp_trainer *t, const struct talpa_route_sum
     char *text;
     const char *map = tp_run_folder_file(&t->folder, "routing.svg");
     if (!map) return TALPA_E_DEVICE;
-    TP_TRY(tp_route_map_save(&t->routes, map));
+    TP_TRY(tp_route_map_save(&t->routes, summary, map));
     /* A run that had no step left to do keeps the log that is there. */
     if (t->folder.routes.descriptor >= 0) {
         TP_TRY(tp_route_log_write(&t->routes, summary, t->folder.json, append, t));

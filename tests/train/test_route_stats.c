@@ -529,7 +529,11 @@ static void test_map(void **state)
         const int descriptor = mkstemp(path);
         assert_true(descriptor >= 0);
         close(descriptor);
-        golden_ok(tp_route_map_save(&stats, path));
+        struct tp_arena arena = {0};
+        struct talpa_route_summary summary;
+        golden_ok(tp_route_summarise(&summary, &arena, &stats));
+        golden_ok(tp_route_map_save(&stats, &summary, path));
+        tp_arena_free(&arena);
         FILE *file = fopen(path, "rb");
         assert_non_null(file);
         const size_t room = 1 << 20;
@@ -544,6 +548,7 @@ static void test_map(void **state)
         assert_int_equal(count(text, "fill=\"#"), 2 * m.adapter->n_modules * N_EXPERTS + 60); /* cells of two tasks, the colour bar */
         assert_int_equal(count(text, "class=\"f0\""), 2 * m.adapter->n_modules + 1);          /* bars, their sample */
         assert_int_equal(count(text, "class=\"f1\""), topk ? 0 : 2 * m.adapter->n_modules + 1);
+        assert_int_equal(count(text, "class=\"f2\""), 2 * m.adapter->n_modules + 1);
         char colour[24];
         const double share = (double)stats.tasks[1].selected[N_EXPERTS - 1] /
                              (double)(stats.tasks[1].cells[0].n_tokens[0] + stats.tasks[1].cells[0].n_tokens[1]);
