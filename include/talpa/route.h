@@ -73,6 +73,41 @@ struct talpa_route_output {
     void *user;
 };
 
+/** How alike two runs route the same tokens, one module: experts of the second are matched with those of the first one by one (the best
+ *  assignment by the covariance of their weights over half of the tokens), what follows is measured on the other half, and both ways round. */
+struct talpa_route_agreement {
+    int layer;
+    const char *module;
+    double top, top_by_chance;         /**< share of tokens whose heaviest expert is the matched one; the same if both chose by themselves */
+    double kappa;                      /**< (top - by chance) / (1 - by chance): 1 alike, 0 unrelated */
+    double overlap, overlap_by_chance; /**< matched experts in common, of those active in either; the same for tokens of different places */
+    const double *match;               /**< [n_experts] the second run's expert for each of the first, by all tokens */
+};
+
+struct talpa_route_comparison {
+    int n_experts, n_modules;
+    int64_t n_tokens;                            /**< sampled tokens that both logs hold */
+    const struct talpa_route_agreement *modules; /**< [n_modules] */
+    struct talpa_route_agreement mean;           /**< over modules; layer -1, module and match NULL */
+};
+
+/** Compares the route logs of two adapters over the same rows (`talpa score --route-log`), such as runs with different seeds. TALPA_E_DATA
+ *  if they are of other rows, modules or numbers of experts. The caller frees *out. */
+enum talpa_status talpa_route_compare(struct talpa_route_comparison **out, const char *log_a, const char *log_b);
+void talpa_route_comparison_free(struct talpa_route_comparison *comparison);
+
+/** Active experts of rows that something answers right, and of those it answers wrong. */
+struct talpa_route_split {
+    int64_t n_right, n_wrong, n_unknown;          /**< rows of the log; unknown: no sample says */
+    struct talpa_route_mean right[TALPA_ROUTE_N_PARTS], wrong[TALPA_ROUTE_N_PARTS];
+    struct talpa_route_mean difference[TALPA_ROUTE_N_PARTS];   /**< wrong - right */
+    struct talpa_route_mean within_tasks[TALPA_ROUTE_N_PARTS]; /**< the same with a level for each task; error robust to unequal spread (HC1) */
+};
+
+/** Splits the rows of a route log by the samples of an evaluation (`talpa eval --output-dir`: samples.jsonl), such as one of the base
+ *  model. Rows are known by id. TALPA_E_DATA if no row is in both. */
+enum talpa_status talpa_route_split(struct talpa_route_split *out, const char *log, const char *samples);
+
 /** Prints a summary as a small table. TALPA_E_IO if it cannot be written. */
 enum talpa_status talpa_route_summary_print(FILE *file, const struct talpa_route_summary *summary);
 

@@ -60,6 +60,34 @@ static void test_routes(void **state)
     assert_true(access(path("eval.svg"), R_OK) == 0);
 }
 
+/* What talpa routes says of these logs: in full in tests/train/test_route_compare.c. */
+static void test_compared(void **state)
+{
+    (void)state;
+    need_device();
+    write_text("rows.jsonl", "{\"id\": \"x\", \"prompt\": \"one\", \"completion\": \" two\", \"answer\": \"two\"}\n"
+                             "{\"id\": \"y\", \"prompt\": \"three\", \"completion\": \" four\", \"answer\": \"four\"}\n");
+    expect(TRAIN "--output-dir @one --seed 1", 0, NULL);
+    expect(TRAIN "--output-dir @two --seed 2", 0, NULL);
+    expect("score -m random:tiny --lora @one --data @rows.jsonl -q --route-log @one.routes", 0, NULL);
+    expect("score -m random:tiny --lora @two --data @rows.jsonl -q -b 1 --route-log @two.routes", 0, NULL);
+    expect("eval -m random:tiny --data @rows.jsonl --metric exact -n 2 -q --output-dir @base", 0, NULL);
+    expect("routes --log @one.routes --compare @one.routes -o json", 0, NULL);
+    assert_non_null(strstr(out, "\"module\": \"all\""));
+    assert_non_null(strstr(out, "\"kappa\": 1,"));
+    expect("routes --log @one.routes --compare @two.routes", 0, NULL);
+    assert_non_null(strstr(out, "mean over modules"));
+    expect("routes --log @one.routes --samples @base/samples.jsonl", 0, NULL);
+    assert_non_null(strstr(out, "0 unknown"));
+    expect("routes --log @one.routes --samples @base/samples.jsonl -o csv", 0, NULL);
+    expect("routes --log @one.routes", 2, "--compare");
+    expect("routes --compare @one.routes", 2, "--log is missing");
+    expect("routes --log @one.routes --compare @two.routes --samples @base/samples.jsonl", 2, "exclude");
+    expect("routes --log @no.routes --compare @two.routes", 66, "no.routes");
+    expect("score -m random:tiny --lora @two --data @train.jsonl -q --route-log @other.routes", 0, NULL);
+    expect("routes --log @one.routes --compare @other.routes", 65, "its rows are not those");
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -82,6 +110,6 @@ static void test_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_routes), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_routes), cmocka_unit_test(test_compared), cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -25,6 +25,7 @@ static const struct verb verbs[] = {
     {"export", cmd_export, "an adapter for other programs: PEFT or GGUF"},
     {"merge", cmd_merge, "a LoRA adapter merged into its base"},
     {"eval", cmd_eval, "scores on tasks, with standard errors"},
+    {"routes", cmd_routes, "whether two runs route alike; experts of rows right and wrong"},
     {"inspect", cmd_inspect, "what a model or adapter holds; training graph and plan"},
     {"tokenize", cmd_tokenize, "token ids of a text"},
     {"devices", cmd_devices, "the OpenCL devices of this machine"},

@@ -12,6 +12,7 @@
 
 /** The verbs: argv[0] is the verb; they return the exit code. */
 int cmd_train(int argc, char **argv);
+int cmd_routes(int argc, char **argv);
 int cmd_score(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
