@@ -235,6 +235,13 @@ enum talpa_status tp_adapter_set_max_threshold(struct tp_adapter *adapter, doubl
     return TALPA_OK;
 }
 
+enum talpa_status tp_adapter_override_threshold(struct tp_adapter *adapter, double value)
+{
+    if (value == 0.0) return TALPA_OK;
+    if (!adapter) return tp_fail(TALPA_E_ARGUMENT, "--max-threshold %g: there is no adapter; give one with --lora", value);
+    return tp_adapter_set_max_threshold(adapter, value, "--max-threshold");
+}
+
 /* ---- parameters on the host ---- */
 
 void tp_adapter_get(float *values, const struct tp_adapter *adapter, const float *bank, int index)

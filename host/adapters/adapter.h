@@ -64,6 +64,9 @@ double tp_adapter_max_threshold(const struct tp_adapter *adapter);
  *  TALPA_E_ARGUMENT, naming `flag`, if the router has none, or for a value outside (0, 1]. */
 enum talpa_status tp_adapter_set_max_threshold(struct tp_adapter *adapter, double value, const char *flag);
 
+/** A user's --max-threshold for a loaded adapter (NULL: the base): 0 leaves it alone, else as tp_adapter_set_max_threshold. */
+enum talpa_status tp_adapter_override_threshold(struct tp_adapter *adapter, double value);
+
 /** Starting values into bank[bank_elements] (zeroed first): A, gating, threshold uniform in +-1/sqrt(d_in) (nn.Linear's start), B zero;
  *  random streams are keyed by (seed, tensor name). */
 void tp_adapter_init(float *bank, const struct tp_adapter *adapter, uint64_t seed);

@@ -15,6 +15,7 @@ enum talpa_status tp_eval_context_open(struct tp_eval_context *out, struct talpa
         status = tp_adapter_load(&context.adapter, &context.bank, options->lora, model, options->allow_other_base);
         if (status == TALPA_OK) status = tp_adapter_digest(&context.adapter_digest, context.adapter, context.bank);
     }
+    if (status == TALPA_OK) status = tp_adapter_override_threshold(context.adapter, options->max_threshold);
     if (status == TALPA_OK && tp_route_output_is_wanted(&options->routes)) {
         status = tp_route_stats_create(&context.routes, context.adapter);
         context.has_routes = status == TALPA_OK;
@@ -78,6 +79,7 @@ enum talpa_status tp_eval_context_generator(struct tp_eval_context *c, const str
     talpa_session_default(&session);
     session.lora = options->lora;
     session.allow_other_base = options->allow_other_base;
+    session.max_threshold = options->max_threshold;
     session.n_ctx = n_ctx;
     session.n_sequences = options->batch_size;
     session.base_dtype = options->base_dtype;

@@ -137,12 +137,15 @@ static enum talpa_status describe_inputs(struct run *r)
     TP_TRY(add_input(r, "adapter", r->context->adapter_digest, r->context->adapter != NULL));
     TP_TRY(add_input(r, "data", r->rows.digest, true));
     TP_TRY(add_input(r, "few_shot_data", r->examples_digest, o->few_shot > 0));
+    char threshold[40] = ""; /* left out of results without it, as they were before it was known */
+    if (o->max_threshold != 0.0) snprintf(threshold, sizeof threshold, " max_threshold=%.9g", o->max_threshold);
     const char *text =
         tp_arena_printf(&r->arena,
                         "metric=%s by=%s few_shot=%d%s seed=%" PRIu64 " limit=%" PRId64 " max_new_tokens=%d ctx_size=%d stride=%d "
-                        "base_dtype=%d compute_dtype=%d dispatch=%d",
+                        "base_dtype=%d compute_dtype=%d dispatch=%d%s",
                         talpa_metric_name(r->score.metric), tp_eval_by_name(o->by), o->few_shot, o->few_shot_random ? " random" : "",
-                        o->seed, o->limit, r->max_new, r->ctx, r->stride, (int)o->base_dtype, (int)(o->compute_dtype == TALPA_COMPUTE_BF16), (int)o->dispatch);
+                        o->seed, o->limit, r->max_new, r->ctx, r->stride, (int)o->base_dtype, (int)(o->compute_dtype == TALPA_COMPUTE_BF16), (int)o->dispatch,
+                        threshold);
     r->inputs.list[r->inputs.n++] = (struct tp_journal_input){"options", text};
     return text ? TALPA_OK : TALPA_E_DEVICE;
 }

@@ -102,7 +102,8 @@ enum talpa_status tp_session_settle(struct talpa_session *s, struct talpa_model 
     s->info.n_ctx = s->n_ctx;
     s->info.n_sequences = s->n_sequences;
     s->info.n_ubatch = o->n_ubatch < s->n_sequences * s->n_ctx ? o->n_ubatch : s->n_sequences * s->n_ctx;
-    return o->lora ? tp_adapter_load(&s->adapter, &s->bank, o->lora, model, o->allow_other_base) : TALPA_OK;
+    if (o->lora) TP_TRY(tp_adapter_load(&s->adapter, &s->bank, o->lora, model, o->allow_other_base));
+    return tp_adapter_override_threshold(s->adapter, o->max_threshold);
 }
 
 static enum talpa_status open_session(struct talpa_session *s, struct talpa_model *model, size_t device,

@@ -69,6 +69,7 @@ static enum talpa_status run(struct scorer *s, struct talpa_model *model, size_t
     if (!s->ids || !s->logprobs) return tp_fail_memory("score", longest * sizeof *s->ids);
     s->eos = tp_tokenizer_eos(model->tokenizer);
     if (o->lora) TP_TRY(tp_adapter_load(&s->adapter, &s->bank, o->lora, model, o->allow_other_base));
+    TP_TRY(tp_adapter_override_threshold(s->adapter, o->max_threshold));
     const bool routed = tp_route_output_is_wanted(&o->routes);
     if (routed) TP_TRY(tp_route_stats_create(&s->routes, s->adapter));
     if (routed) TP_TRY(tp_route_output_check(&o->routes));

@@ -57,6 +57,7 @@ struct talpa_eval_options {
     bool overwrite;              /**< start anew where output_dir holds the results of other options */
     bool allow_code_execution;   /**< unit_tests may run what the model wrote */
     bool allow_other_base;
+    double max_threshold; /**< adamole, threshold: this bound instead of the adapter's: higher is fewer experts, and faster; 0: as saved */
     enum talpa_base_dtype base_dtype;
     enum talpa_compute_dtype compute_dtype;
     enum talpa_expert_dispatch dispatch;

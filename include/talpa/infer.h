@@ -14,6 +14,7 @@ struct talpa_session;
 struct talpa_session_options {
     const char *lora;        /**< adapter folder, NULL: the base */
     bool allow_other_base;
+    double max_threshold;    /**< adamole, threshold: this bound instead of the adapter's: higher is fewer experts, and faster; 0: as saved */
     int n_ctx;               /**< tokens per sequence, prompt and answer together; 0: the model's context length, at most 4096 */
     int n_sequences;         /**< sequences that run together (rows of a decoding pass) */
     int n_ubatch;            /**< prompt tokens per pass, over all sequences */

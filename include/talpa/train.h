@@ -185,6 +185,7 @@ struct talpa_score_options {
     int batch_size;              /**< examples per pass at most; no result depends on it */
     int max_seq_length;          /**< 0: the model's context length, bounded by the longest row */
     bool score_eos, allow_other_base;
+    double max_threshold;        /**< adamole, threshold: this bound instead of the adapter's: higher is fewer experts, and faster; 0: as saved */
     enum talpa_base_dtype base_dtype;
     enum talpa_compute_dtype compute_dtype;
     enum talpa_expert_dispatch dispatch;

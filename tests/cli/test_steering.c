@@ -217,6 +217,52 @@ static void test_resume(void **state)
     assert_string_equal(best, end);
 }
 
+/* Another bound for a trained adapter: what the configuration with that bound computes, and fewer experts the higher it is. */
+static void test_override(void **state)
+{
+    (void)state;
+    need_device();
+    static char text[TEXT_MAX], config[TEXT_MAX], own[TEXT_MAX];
+    double active[3];
+    static const char *const flags[3] = {"--max-threshold 0.05", "", "--max-threshold 0.4"};
+    expect(TRAIN "--max-steps 12 --output-dir @any", 0, NULL);
+    for (int i = 0; i < 3; i++) {
+        char line[256], *rest = NULL;
+        snprintf(line, sizeof line, "score -m random:tiny --lora @any --data @rows.jsonl -q --route-log @any.jsonl %s", flags[i]);
+        expect(line, 0, NULL);
+        if (i == 2) snprintf(own, sizeof own, "%s", out);
+        read_text(text, sizeof text, "any.jsonl");
+        active[i] = NAN;
+        for (char *row = strtok_r(text, "\n", &rest); row; row = strtok_r(NULL, "\n", &rest)) {
+            if (!strstr(row, "\"by\":\"all\"")) continue;
+            struct tp_json *json = parse(row);
+            active[i] = number(json, "active_experts");
+            tp_json_free(json);
+        }
+    }
+    assert_true(active[0] > active[1] && active[1] > active[2]);
+    static const char answer[] = "generate -m random:tiny --lora @any -p abc -n 12 --temp 0 --ignore-eos -q";
+    char line[256];
+    static char generated[TEXT_MAX];
+    snprintf(line, sizeof line, "%s --max-threshold 0.4", answer);
+    expect(line, 0, NULL);
+    snprintf(generated, sizeof generated, "%s", out);
+    read_text(config, sizeof config, "any/adapter_config.json");
+    char *at = strstr(config, "\"max_threshold\": null");
+    assert_non_null(at);
+    memcpy(at, "\"max_threshold\": 0.4 ", 21);
+    write_text("any/adapter_config.json", config);
+    expect("score -m random:tiny --lora @any --data @rows.jsonl -q", 0, NULL);
+    assert_string_equal(out, own);
+    expect(answer, 0, NULL);
+    assert_string_equal(out, generated);
+    expect(TRAIN "--routing-strategy topk --max-steps 1 --output-dir @top", 0, NULL);
+    expect("score -m random:tiny --lora @top --data @rows.jsonl --max-threshold 0.2", 2, "topk has no threshold");
+    expect("score -m random:tiny --data @rows.jsonl --max-threshold 0.2", 2, "no adapter");
+    expect("eval -m random:tiny --lora @any --data @rows.jsonl --metric token_nll --max-threshold 1.5", 2, "max-threshold");
+    expect("eval -m random:tiny --lora @any --data @rows.jsonl --metric token_nll --max-threshold 0.3 -q", 0, NULL);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -248,7 +294,7 @@ static int begin(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_targets), cmocka_unit_test(test_overhead), cmocka_unit_test(test_resume),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_targets), cmocka_unit_test(test_overhead), cmocka_unit_test(test_resume), cmocka_unit_test(test_override),
                                        cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, begin, tear_down);
 }

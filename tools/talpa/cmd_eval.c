@@ -224,6 +224,7 @@ int cmd_eval(int argc, char **argv)
         flag_model(&eval.model),
         flag_lora(&o->lora),
         flag_allow_other_base(&o->allow_other_base),
+        flag_max_threshold(&o->max_threshold),
         {.kind = OPTION_TEXT,
          .name = "data",
          .target = &o->data,

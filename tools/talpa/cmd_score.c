@@ -104,6 +104,7 @@ int cmd_score(int argc, char **argv)
         {.kind = OPTION_TEXT, .name = "data", .target = &o->data, .argument = "FILE", .help = "rows, JSONL"},
         flag_lora(&o->lora),
         flag_allow_other_base(&o->allow_other_base),
+        flag_max_threshold(&o->max_threshold),
         flag_chat_template(&o->chat_template),
         flag_route_log(&o->routes.log),
         flag_route_map(&o->routes.map),

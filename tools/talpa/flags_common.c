@@ -22,6 +22,12 @@ struct option flag_allow_other_base(bool *target)
         .kind = OPTION_FLAG, .name = "allow-other-base", .target = target, .help = "accept an adapter of another base model"};
 }
 
+struct option flag_max_threshold(double *target)
+{
+    return (struct option){.kind = OPTION_REAL, .name = "max-threshold", .target = target, .argument = "P", .max = 1,
+                           .help = "bound of an adamole or threshold adapter's thresholds instead of its own: higher is fewer experts; 0: its own"};
+}
+
 struct option flag_chat_template(const char **target)
 {
     return (struct option){.kind = OPTION_TEXT, .name = "chat-template", .target = target, .argument = "NAME",

@@ -6,7 +6,8 @@
 
 struct option flag_model(const char **target);       /**< -m, --model */
 struct option flag_lora(const char **target);        /**< --lora, once */
-struct option flag_allow_other_base(bool *target);   /**< --allow-other-base */
+struct option flag_allow_other_base(bool *target);
+struct option flag_max_threshold(double *target);   /**< --allow-other-base */
 struct option flag_chat_template(const char **target);
 struct option flag_route_log(const char **target);   /**< --route-log of the verbs that only run a model */
 struct option flag_route_map(const char **target);

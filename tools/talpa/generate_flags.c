@@ -24,6 +24,7 @@ void generate_flags_add(struct options *options, struct generate_flags *flags)
         flag_model(&flags->model),
         flag_lora(&session->lora),
         flag_allow_other_base(&session->allow_other_base),
+        flag_max_threshold(&session->max_threshold),
         flag_chat_template(&flags->chat_template),
         {.kind = OPTION_TEXT, .name = "system", .target = &flags->system, .argument = "TEXT", .help = "system turn of the conversation"},
         {.kind = OPTION_GROUP, .help = "Length"},
