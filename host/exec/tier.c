@@ -119,6 +119,7 @@ struct probe {
 static enum talpa_status probe_graph(struct probe *p, struct tp_type w_type, talpa_value *x, talpa_value *y)
 {
     talpa_value w;
+    tp_graph_set_scope(p->graph, "tier probe"); /* for profiles */
     TP_TRY(tp_graph_input(p->graph, x, "x", tp_type_2d(TALPA_F32, TP_STEP_NONE, p->m, PROBE_K)));
     TP_TRY(tp_graph_weight(p->graph, &w, "w", w_type));
     TP_TRY(talpa_matmul(y, p->graph, *x, w, TALPA_NONE, false, true));

@@ -35,7 +35,8 @@ static struct sums sum_csv(char *text)
         sums.ms += ms;
         sums.share += cell(line, 7);
         sums.count += cell(line, 4);
-        if (strstr(line, ",forward,") || strstr(line, ",backward,") || strstr(line, ",update,")) sums.launches += cell(line, 4);
+        const bool in_step = strstr(line, ",forward,") || strstr(line, ",backward,") || strstr(line, ",update,");
+        if (in_step && !strstr(line, ",tier probe,")) sums.launches += cell(line, 4);
         if (!strncmp(line, "matmul,forward,", 15) && strstr(line, ",layers.*.mlp.up_proj,")) sums.up_flops += cell(line, 8);
         sums.n_rows++;
     }
