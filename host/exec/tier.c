@@ -10,10 +10,10 @@
 #include "runtime/tile_permission.h"
 #include "talpa/ops.h"
 
-const char *const tp_tiers[] = {"generic", "cpu", "x86_vnni", "x86_bf16", "x86_amx", "clblast"};
+const char *const tp_tiers[] = {"generic", "cpu", "x86_avx2", "x86_vnni", "x86_bf16", "x86_amx", "clblast"};
 _Static_assert(sizeof tp_tiers / sizeof *tp_tiers == TP_N_TIERS, "the list and its length");
 
-const char *tp_tier_names(void) { return "generic, cpu, x86_vnni, x86_bf16, x86_amx or clblast"; }
+const char *tp_tier_names(void) { return "generic, cpu, x86_avx2, x86_vnni, x86_bf16, x86_amx or clblast"; }
 
 bool tp_tier_is_known(const char *name)
 {
@@ -24,14 +24,16 @@ bool tp_tier_is_known(const char *name)
 
 /* ---- matrix tiers ---- */
 
+enum { N_FEATURES = 3 };
 static const struct matrix_tier {
     const char *name;
-    const char *features[2]; /* of the processor, as in talpa_device_caps.cpu_features */
+    const char *features[N_FEATURES]; /* of the processor, as in talpa_device_caps.cpu_features */
     bool wants_permission;
     bool rounds; /* operands to bf16: only if asked for */
 } matrix_tiers[] = {{"x86_amx", {"amx_tile", "amx_bf16"}, true, true},
                     {"x86_bf16", {"avx512f", "avx512_bf16"}, false, true},
-                    {"x86_vnni", {"avx512f", "avx512_vnni"}, false, false}};
+                    {"x86_vnni", {"avx512f", "avx512_vnni"}, false, false},
+                    {"x86_avx2", {"avx2", "fma", "f16c"}, false, false}}; /* after x86_vnni, which replaces it */
 enum { N_MATRIX_TIERS = sizeof matrix_tiers / sizeof *matrix_tiers };
 
 unsigned tp_tier_bit(const char *name)
@@ -79,7 +81,7 @@ static bool is_set(const char *variable)
 /* For tests: the instructions written out in C, on any processor. */
 static bool emulates(const struct matrix_tier *tier)
 {
-    return tier->rounds ? tier->wants_permission && is_set("TALPA_AMX_EMULATE") : is_set("TALPA_VNNI_EMULATE");
+    return tier->wants_permission ? is_set("TALPA_AMX_EMULATE") : !strcmp(tier->name, "x86_vnni") && is_set("TALPA_VNNI_EMULATE");
 }
 
 unsigned tp_tier_expected(const struct talpa_device_caps *caps)
@@ -88,7 +90,8 @@ unsigned tp_tier_expected(const struct talpa_device_caps *caps)
     if (caps->type != TALPA_DEVICE_CPU || !caps->in_process) return 0;
     for (int i = 0; i < N_MATRIX_TIERS; i++) {
         const struct matrix_tier *tier = &matrix_tiers[i];
-        const bool has = has_feature(caps->cpu_features, tier->features[0]) && has_feature(caps->cpu_features, tier->features[1]);
+        bool has = true;
+        for (int f = 0; f < N_FEATURES && tier->features[f]; f++) has = has && has_feature(caps->cpu_features, tier->features[f]);
         if (has || emulates(tier)) bits |= 1u << i;
     }
     return bits;
@@ -191,6 +194,7 @@ enum talpa_status tp_tier_find(struct tp_plan_options *options, struct tp_device
     for (int i = 0; i < N_MATRIX_TIERS; i++) {
         const struct matrix_tier *tier = &matrix_tiers[i];
         const unsigned bit = 1u << i;
+        if (!strcmp(tier->name, "x86_avx2") && known->works & wanted & tp_tier_bit("x86_vnni")) wanted &= ~bit;
         if (!(tp_tier_expected(caps) & wanted & bit & ~known->asked)) continue;
         known->asked |= bit;
         enum talpa_status status = tier->wants_permission && !options->amx_emulate ? tp_tile_permission() : TALPA_OK;

@@ -8,10 +8,10 @@ struct tp_device;
 
 /** "generic" is complete and always allowed. "cpu": CPU devices that give one work-item the whole vector unit. Matrix tiers (bf16 products
  *  of frozen weights, in inline assembly): "x86_bf16" (AVX512-BF16), "x86_amx" (AMX tiles). "x86_vnni": products of few rows with quantised
- *  weights by dot products of integers (AVX512-VNNI), as accurate as f32 and used under both compute dtypes; kept among the matrix tiers here,
- *  as it is found like them. "clblast": a library, only if forced. */
+ *  weights by dot products of integers (AVX512-VNNI), as accurate as f32 and used under both compute dtypes; "x86_avx2": the same with the same
+ *  bits (AVX2, FMA, F16C), where x86_vnni does not work or if forced; both kept among the matrix tiers here, as they are found like them. "clblast": a library, only if forced. */
 extern const char *const tp_tiers[];
-enum { TP_N_TIERS = 6 };
+enum { TP_N_TIERS = 7 };
 /** "generic, cpu, ...": for messages. */
 const char *tp_tier_names(void);
 /** Whether `name` is one of tp_tiers. */

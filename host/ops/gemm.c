@@ -43,7 +43,7 @@ bool tp_gemm_accepts(const struct tp_lower *lower, const struct tp_gemm *g, cons
     if (!strcmp(tier, "generic")) return row;
     if (!strcmp(tier, "clblast"))
         return row && g->b_dtype == TALPA_F32 && (g->k_rows == TP_STEP_NONE || n_parts(lower, g) == 1);
-    if (!strcmp(tier, "x86_vnni")) return tp_gemv_accepts(g) && g->b_layout == TP_LAYOUT_QUANT;
+    if (tp_gemv_is_dot(tier)) return tp_gemv_accepts(g) && g->b_layout == TP_LAYOUT_QUANT;
     if (tp_gemm_is_x86(tier)) return g->a_layout == TP_LAYOUT_ROW_BF16 && tp_gemm_x86_accepts(g);
     return tp_gemm_cpu_accepts(g);
 }
@@ -155,7 +155,7 @@ static void emit_piece(struct tp_lower *lower, const struct tp_gemm_piece *piece
 {
     if (!strcmp(tier, "clblast")) emit_clblast(lower, piece);
     else if (!strcmp(tier, "generic")) emit_generic(lower, piece);
-    else if (!strcmp(tier, "x86_vnni")) tp_gemv_emit(lower, piece, true);
+    else if (tp_gemv_is_dot(tier)) tp_gemv_emit(lower, piece, tier);
     else if (tp_gemm_is_x86(tier)) tp_gemm_x86_emit(lower, piece, tier);
     else tp_gemm_cpu_emit(lower, piece);
 }

@@ -24,10 +24,10 @@ struct tp_gemm {
     struct tp_operand panels;         /* where tp_gemm_panel_bytes is not 0: scratch of that size */
 };
 
-/** Emits launches of the given tier ("generic", "cpu", "clblast", "x86_bf16", "x86_amx", "x86_vnni"). The caller's variant must have asked for layouts that the tier's kernel
+/** Emits launches of the given tier ("generic", "cpu", "clblast", "x86_bf16", "x86_amx", "x86_vnni", "x86_avx2"). The caller's variant must have asked for layouts that the tier's kernel
  *  reads: generic and clblast: row; cpu: panel layouts, or row f32 with b_is_nk false and n a multiple of 32 (trainable matrices,
  *  activations), or row f32 with b_is_nk and n <= TP_GEMM_SKINNY (routers), or any other rows, decoded anew in every run;
- *  x86_bf16, x86_amx: a in row_bf16, b in tiles or quant, an exact k; x86_vnni: quant, few rows. If b is an
+ *  x86_bf16, x86_amx: a in row_bf16, b in tiles or quant, an exact k; x86_vnni, x86_avx2: quant, few rows. If b is an
  *  input whose storage is split, one launch per part is emitted. TALPA_E_INTERNAL if tp_gemm_accepts says no. */
 enum talpa_status tp_gemm_emit(struct tp_lower *lower, const struct tp_gemm *gemm, const char *tier);
 
@@ -47,7 +47,7 @@ bool tp_gemm_wants_quant(const struct tp_lower *lower, int input);
  *  where a sequence has one row (the vocabulary), elsewhere up to 8 rows at the bound. Never a matter of the rows at run time. */
 bool tp_gemm_is_few(const struct tp_lower *lower, const struct tp_type *rows);
 
-/** Scratch that a product of the tier x86_vnni needs in `panels`. */
+/** Scratch that a product of the tiers x86_vnni and x86_avx2 needs in `panels`. */
 size_t tp_gemm_dot_bytes(const struct tp_lower *lower, const struct tp_gemm *gemm);
 
 /** For the matrix tiers and an a that is no value of the graph, or part of one: bytes of a in row_bf16, and the launch that makes it there

@@ -171,7 +171,7 @@ static void emit_skinny(struct tp_lower *lower, const struct tp_gemm_piece *piec
 
 void tp_gemm_cpu_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece)
 {
-    if (takes_gemv(&piece->gemm)) tp_gemv_emit(lower, piece, false);
+    if (takes_gemv(&piece->gemm)) tp_gemv_emit(lower, piece, "cpu");
     else if (is_skinny(&piece->gemm)) emit_skinny(lower, piece);
     else emit_panels(lower, piece);
 }

@@ -55,8 +55,11 @@ void tp_pack_rows_emit(struct tp_lower *source, struct tp_operand from, struct t
 /** Whether this is a product y = x W^T that cpu/gemv.cl can make, of any number of rows: W in the layout quant or in panels. */
 bool tp_gemv_accepts(const struct tp_gemm *gemm);
 
-/** The launch of one piece. dots: by dot products of integers (tier x86_vnni), gemm.panels has tp_gemm_dot_bytes. */
-void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, bool dots);
+/** Whether the tier multiplies by dot products of integers: x86_vnni, x86_avx2. */
+bool tp_gemv_is_dot(const char *tier);
+
+/** The launch of one piece on "cpu" or a tier of dot products, for which gemm.panels has tp_gemm_dot_bytes. */
+void tp_gemv_emit(struct tp_lower *lower, const struct tp_gemm_piece *piece, const char *tier);
 
 /** Groups that share out a weight's panels: few, as starting one costs as much as several kilobytes of weights, enough to end together. Where
  *  every group encodes the rows for itself, fewer. */
@@ -64,6 +67,6 @@ int64_t tp_gemv_groups(const struct tp_lower *lower, int64_t n_panels, bool dots
 
 /** Bytes for the records of one group, as tp_dot_bytes of kernels/common/quant_dot.clh, and the option that chooses the instructions. */
 size_t tp_dot_group_bytes(int64_t m, int64_t k);
-const char *tp_dot_option(const struct tp_lower *lower);
+const char *tp_dot_option(const struct tp_lower *lower, const char *tier);
 
 #endif

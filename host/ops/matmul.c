@@ -132,7 +132,7 @@ static bool applies_x86(const struct tp_lower *lower)
 }
 
 /* y = x W^T of few rows with a quantised weight, also where bf16 was asked for: the weight is what takes time to read. */
-static bool applies_vnni(const struct tp_lower *lower)
+static bool applies_dot(const struct tp_lower *lower)
 {
     return tp_gemm_wants_quant(lower, B) && !lower->node->attrs.i[0] && lower->node->attrs.i[1] && tp_gemm_is_few(lower, tp_lower_out(lower, 0));
 }
@@ -172,19 +172,22 @@ static enum talpa_status lower_tier(struct tp_lower *lower, const char *tier)
 }
 
 static enum talpa_status lower_cpu(struct tp_lower *lower) { return lower_tier(lower, "cpu"); }
-static enum talpa_status lower_x86_vnni(struct tp_lower *lower)
+static enum talpa_status lower_dot(struct tp_lower *lower, const char *tier)
 {
     struct tp_gemm gemm = describe(lower);
     gemm.panels = tp_scratch(tp_lower_scratch(lower, tp_gemm_dot_bytes(lower, &gemm)));
-    return tp_gemm_emit(lower, &gemm, "x86_vnni");
+    return tp_gemm_emit(lower, &gemm, tier);
 }
+static enum talpa_status lower_x86_vnni(struct tp_lower *lower) { return lower_dot(lower, "x86_vnni"); }
+static enum talpa_status lower_x86_avx2(struct tp_lower *lower) { return lower_dot(lower, "x86_avx2"); }
 static enum talpa_status lower_x86_amx(struct tp_lower *lower) { return lower_tier(lower, "x86_amx"); }
 static enum talpa_status lower_x86_bf16(struct tp_lower *lower) { return lower_tier(lower, "x86_bf16"); }
 static enum talpa_status lower_clblast(struct tp_lower *lower) { return lower_tier(lower, "clblast"); }
 static enum talpa_status lower_generic(struct tp_lower *lower) { return lower_tier(lower, "generic"); }
 
 static const struct tp_variant variants[] = {{"clblast", applies_clblast, NULL, lower_clblast},
-                                             {"x86_vnni", applies_vnni, layouts_cpu, lower_x86_vnni},
+                                             {"x86_vnni", applies_dot, layouts_cpu, lower_x86_vnni},
+                                             {"x86_avx2", applies_dot, layouts_cpu, lower_x86_avx2},
                                              {"x86_amx", applies_x86, layouts_x86_amx, lower_x86_amx},
                                              {"x86_bf16", applies_x86, layouts_x86_bf16, lower_x86_bf16},
                                              {"cpu", applies_cpu, layouts_cpu, lower_cpu},

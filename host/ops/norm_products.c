@@ -104,7 +104,7 @@ static bool applies_cpu(const struct tp_lower *lower)
     return x->shape.dim[0] <= MAX_ROWS && tp_gemm_is_few(lower, x) && applies(lower);
 }
 
-static bool applies_vnni(const struct tp_lower *lower)
+static bool applies_dot(const struct tp_lower *lower)
 {
     return tp_gemm_is_few(lower, tp_lower_in(lower, X)) && tp_gemm_wants_quant(lower, WEIGHTS) && applies(lower);
 }
@@ -115,8 +115,9 @@ static void layouts(const struct tp_lower *lower, enum tp_layout *in, enum tp_la
     for (int i = 0; i < (int)lower->node->attrs.i[N_WEIGHTS]; i++) in[WEIGHTS + i] = weight_layout(lower, WEIGHTS + i);
 }
 
-static enum talpa_status lower_products(struct tp_lower *lower, bool dots)
+static enum talpa_status lower_products(struct tp_lower *lower, const char *tier)
 {
+    const bool dots = tp_gemv_is_dot(tier);
     const struct tp_attrs *attrs = &lower->node->attrs;
     const struct tp_type *x = tp_lower_in(lower, X);
     const int n_weights = (int)attrs->i[N_WEIGHTS];
@@ -127,7 +128,7 @@ static enum talpa_status lower_products(struct tp_lower *lower, bool dots)
     struct tp_launch *launch = tp_lower_launch(lower, "cpu/norm_products.cl", "norm_products");
     tp_launch_option(launch, "-DN_WEIGHTS=%d", n_weights);
     if (layout == TP_LAYOUT_QUANT) tp_launch_option(launch, "-DQUANT=1 %s", tp_gemm_weight_option(tp_lower_in(lower, WEIGHTS)->dtype));
-    if (dots) tp_launch_option(launch, "%s", tp_dot_option(lower));
+    if (dots) tp_launch_option(launch, "%s", tp_dot_option(lower, tier));
     if (layout == TP_LAYOUT_PANEL_BF16) tp_launch_option(launch, "-DB_BF16=1");
     if (attrs->i[ACTIVATION]) tp_launch_option(launch, attrs->i[ACTIVATION] == SILU ? "-DGATED=TP_SILU" : "-DGATED=TP_GELU_TANH");
     if (attrs->i[STORES_NORM]) tp_launch_option(launch, "-DSTORE_NORM=1");
@@ -155,10 +156,13 @@ static enum talpa_status lower_products(struct tp_lower *lower, bool dots)
     return TALPA_OK;
 }
 
-static enum talpa_status lower_cpu(struct tp_lower *lower) { return lower_products(lower, false); }
-static enum talpa_status lower_vnni(struct tp_lower *lower) { return lower_products(lower, true); }
+static enum talpa_status lower_cpu(struct tp_lower *lower) { return lower_products(lower, "cpu"); }
+static enum talpa_status lower_vnni(struct tp_lower *lower) { return lower_products(lower, "x86_vnni"); }
+static enum talpa_status lower_avx2(struct tp_lower *lower) { return lower_products(lower, "x86_avx2"); }
 
-static const struct tp_variant variants[] = {{"x86_vnni", applies_vnni, layouts, lower_vnni}, {"cpu", applies_cpu, layouts, lower_cpu}};
+static const struct tp_variant variants[] = {{"x86_vnni", applies_dot, layouts, lower_vnni},
+                                             {"x86_avx2", applies_dot, layouts, lower_avx2},
+                                             {"cpu", applies_cpu, layouts, lower_cpu}};
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
 const struct tp_fusion tp_norm_fusions[TP_N_NORM_FUSIONS] = {
