@@ -33,9 +33,10 @@ static inline void sample(uint e, __global const int *counts, __global const int
         equal = taken;
         for (uint bit = 64; bit-- > 0;) {
             const ulong prefix = limit >> bit;
-            long8 found = (long8)(0);
+            long8 found = (long8)(0); /* select, since Oclgrind takes sums of comparisons of 64 bits for something else */
             uint i = 0, below = 0;
-            for (; i + 8 <= count; i += 8) found -= vload8(0, own + i) >> (ulong8)(bit) == (ulong8)(prefix);
+            for (; i + 8 <= count; i += 8)
+                found += select((long8)(0), (long8)(1), (vload8(0, own + i) >> (ulong8)(bit)) == (ulong8)(prefix));
             for (; i < count; ++i) below += own[i] >> bit == prefix;
             const long4 sum = found.lo + found.hi;
             below += (uint)(sum.x + sum.y + sum.z + sum.w);
@@ -150,7 +151,8 @@ SINGLE void contrast_prepare(__global const float *x, __global const float *lora
             square = fma(tp_load16(zt + (size_t)p * places + first), sum, square);
         }
         const float16 length = scale * sqrt(fmax(square, zero));
-        const int16 visible = LANES < (int16)((int)n) && (normalise ? length > (float16)(CONTRAST_EPSILON) : (int16)(-1));
+        const float16 least = (float16)(normalise ? CONTRAST_EPSILON : -1.0f);
+        const int16 visible = LANES < (int16)((int)n) && !(length <= least);
         const float16 f = select(zero, (float16)(scale) / (sqrt(temperature) * (normalise ? length : (float16)(1.0f))), visible);
         tp_store16(select(zero, (float16)(1.0f), visible), stat + (size_t)STAT_VISIBLE * places + first);
         tp_store16(f, stat + (size_t)STAT_FACTOR * places + first);
