@@ -262,6 +262,7 @@ void doctor_check_environment(struct doctor_report *report)
         {"RUSTICL_ENABLE", "Mesa's OpenCL driver shows only the devices named here"},
         {"POCL_DEVICES", "devices that PoCL shows"},
         {"POCL_MAX_PTHREAD_COUNT", "threads of PoCL"},
+        {"POCL_AFFINITY", "1: each thread of PoCL stays on its CPU; talpa sets it where it may use all of them"},
         {"POCL_CACHE_DIR", "where PoCL keeps compiled kernels"},
         {"NEO_CACHE_PERSISTENT", "Intel's GPU driver keeps compiled kernels"},
         {"MESA_SHADER_CACHE_DIR", "where Mesa keeps compiled kernels"},

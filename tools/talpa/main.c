@@ -100,6 +100,7 @@ static int print_document(const char *word, const char *verb)
 int main(int argc, char **argv)
 {
     program_signals_default();
+    program_keep_pocl_threads();
     if (argc < 2) {
         print_help(stderr);
         return 2;

@@ -115,6 +115,7 @@ void program_print_man(const char *const *names, const char *const *summaries, s
         {"TALPA_MAX_MEMORY_BYTES", "take the device's memory to be no larger than this"},
         {"TALPA_MAX_KERNEL_MS", "bound on a launch's time on a GPU"},
         {"TALPA_KERNEL_DIR", "kernels from this folder instead of the built-in ones"},
+        {"POCL_AFFINITY", "1: each thread of PoCL stays on its CPU, as talpa asks for where it may use all CPUs; 0: they move"},
         {"NO_COLOR", "no colours"},
     };
     static const struct {

@@ -43,6 +43,10 @@ extern void (*program_before_message)(void);
 
 /** SIGINT and SIGTERM end the process with 130, temporary outputs removed; SIGPIPE is ignored (writing then fails with 74). */
 void program_signals_default(void);
+
+/** PoCL has a thread per CPU; this asks it to leave each on its own (POCL_AFFINITY, unless it is set). Not where this process may not use all
+ *  CPUs: PoCL counts them from 0. Call it before OpenCL is used. */
+void program_keep_pocl_threads(void);
 /** From now on the first SIGINT or SIGTERM only sets program_stop_requested, the second ends the process with 130. */
 void program_signals_stop(void);
 extern volatile sig_atomic_t program_stop_requested;
