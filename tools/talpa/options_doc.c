@@ -109,7 +109,7 @@ void program_print_man(const char *const *names, const char *const *summaries, s
         {"TALPA_CACHE_DIR", "folder for compiled kernels and downloads; else $XDG_CACHE_HOME/talpa, else ~/.cache/talpa"},
         {"TALPA_LOG", "error, warn, info or debug"},
         {"TALPA_ARG_<FLAG>", "value of a flag that the command line does not give"},
-        {"TALPA_TIER", "use kernels of one tier only: generic, cpu, clblast"},
+        {"TALPA_TIER", "use kernels of one tier only: generic, cpu, x86_avx2, x86_vnni, x86_bf16, x86_amx or clblast"},
         {"TALPA_FUSION", "off: every op has launches of its own"},
         {"TALPA_MAX_ALLOC_BYTES", "split buffers above this size"},
         {"TALPA_MAX_MEMORY_BYTES", "take the device's memory to be no larger than this"},
